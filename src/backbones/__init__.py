@@ -1,0 +1,1 @@
+"""Trunks and towers that networks stand on: building, loading, freezing."""

@@ -1,0 +1,162 @@
+"""Reading weight files that others published: tensors only, strictly, with an error one can act on."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
+
+
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    rename: Mapping[str, str] | None = None,
+    drop: Collection[str] = (),
+    elsewhere: Collection[str] = (),
+) -> None:
+    """Load a published file into `network`, strictly over what the file is published to hold.
+
+    rename: prefix of a name in the file -> prefix in the network; the first that fits is taken.
+    drop: names, or prefixes ending in a dot, that the file holds and the network has no use for.
+    elsewhere: names of the network that the file is not published to hold (a tower with weights of its own).
+    Raises CheckpointError when the file cannot be read or differs from the network in a name or a shape.
+    """
+    load_state(
+        network, read_state_dict(path), source=str(path), rename=rename, drop=drop, elsewhere=elsewhere
+    )
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or torch file by name, on the CPU.
+
+    Unwraps `model`, `state_dict`, `model_state_dict` and `net`; strips DataParallel's `module.`.
+    Raises CheckpointError for a file that is absent, damaged, holds pickled objects, or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weight file at {path}: give the path of a .safetensors, .pth, .pt or .ckpt file"
+        )
+    state = _unwrap(_read(path), path)
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def load_state(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    rename: Mapping[str, str] | None = None,
+    drop: Collection[str] = (),
+    elsewhere: Collection[str] = (),
+) -> None:
+    """As `load_weights`, for tensors that are already read; `source` is what the error calls them."""
+    given = {
+        _renamed(name, rename or {}): tensor for name, tensor in state.items() if not _matches(name, drop)
+    }
+    wanted = network.state_dict()
+    missing = [name for name in wanted if name not in given and name not in elsewhere]
+    unexpected = [name for name in given if name not in wanted]
+    misshapen = [
+        f"{name} ({_shape(tensor)} in the file, {_shape(wanted[name])} in the network)"
+        for name, tensor in given.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        lines = [f"{source} does not fit {type(network).__name__} ({len(wanted)} entries):"]
+        lines += _few("missing in the file", missing)
+        lines += _few("unknown to the network", unexpected)
+        lines += _few("of another shape", misshapen)
+        lines.append(
+            "Give the file that belongs to this architecture, or choose the model that made the file."
+        )
+        raise CheckpointError("\n".join(lines))
+    network.load_state_dict(given, strict=False)  # names were compared above; `elsewhere` may be absent
+
+
+def _read(path: Path) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Training scripts store their argparse.Namespace beside the weights: attributes, no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign is None:
+            raise CheckpointError(f"{path} is damaged or not a weight file: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{path} holds pickled Python objects ({foreign[1]}), and reading those can run code: refused. "
+            "Where you trust the file, save its tensors alone, in the environment that made it: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a weight file: {_first_line(error)}") from error
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping) and not _is_state_dict(content):
+        wrapped = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if len(wrapped) > 1:
+            raise CheckpointError(
+                f"{path} holds several sets of weights ({', '.join(wrapped)}): save the one you want alone"
+            )
+        if not wrapped:
+            break
+        content = content[wrapped[0]]
+    if not isinstance(content, Mapping) or not _is_state_dict(content):
+        found = (
+            f"keys {', '.join(map(str, list(content)[:5]))}"
+            if isinstance(content, Mapping)
+            else type(content).__name__
+        )
+        raise CheckpointError(
+            f"{path} holds no state dict (found: {found or 'nothing'}): expected tensors by name, "
+            f"bare or under one of {', '.join(WRAPPERS)}"
+        )
+    return dict(content)
+
+
+def _is_state_dict(content: Mapping[object, object]) -> bool:
+    named = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    return bool(content) and named
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    for old, new in rename.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(name.startswith(pattern) if pattern.endswith(".") else name == pattern for pattern in patterns)
+
+
+def _few(what: str, names: list[str], shown: int = 3) -> list[str]:
+    if not names:
+        return []
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return [f"  {len(names)} {what}: {', '.join(names[:shown])}{rest}"]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,57 @@
+"""`tapetum VERB …`: picks the verb, prints errors for people. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .errors import ConfigError, TapetumError, did_you_mean
+
+VERBS = {
+    "train": "train a model, evaluate it and write a report (-m: a sweep)",
+    "check": "say what a training command would run, and everything that is wrong with it",
+    "evaluate": "evaluate runs, or a model with weights, on a data set",
+    "report": "write a run's report again, or put runs and sweeps side by side",
+}
+_HIDDEN = ("job",)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        from .commands.help import overview
+
+        print(overview(VERBS))
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS and verb not in _HIDDEN:
+        print(f"unknown verb {verb}{did_you_mean(verb, VERBS)} Verbs: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    if any(argument in ("-h", "--help") for argument in rest):
+        from .commands.help import verb_help
+
+        print(verb_help(verb))
+        return 0
+    return run(verb, rest)
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Run one verb with its arguments and turn what a user can mend into a message and an exit code."""
+    try:
+        code: int = import_module(f".commands.{verb}", __package__).main(arguments)
+        return code
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TapetumError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 130 if type(error).__name__ == "InterruptedRunError" else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

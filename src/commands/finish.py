@@ -1,0 +1,136 @@
+"""After the weights stand: predictions, figures, table, report. The same for a training run and for `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+
+from ..evaluation.detection import evaluate
+from ..images.sources import read_image
+from ..inference.detect import detect
+from ..inference.predictions import detection_predictions, write_predictions
+from ..inference.predictor import best_device
+from ..metrics.binary import fit_threshold
+from ..runs.directory import RunDirectory, write_json
+from ..runs.history import read_history
+
+log = logging.getLogger("tapetum")
+
+
+def infer(
+    module: Any,
+    datamodule: Any,
+    splits: Sequence[str],
+    *,
+    trainer: Mapping[str, Any],
+    device: torch.device | None = None,
+) -> dict[str, pa.Table]:
+    """Predictions of each split that has images: split → table."""
+    device = device or device_of(trainer)
+    found: dict[str, pa.Table] = {}
+    for split in splits:
+        if not len(datamodule.index.rows(split)):
+            continue
+        loader = datamodule.eval_dataloader(split)
+        limit = 1 if trainer.get("fast_dev_run") else trainer.get(f"limit_{split}_batches")
+        batches = islice(loader, limit) if isinstance(limit, int) and not isinstance(limit, bool) else loader
+        detected = detect(module, batches, device=device, precision=str(trainer["precision"]))
+        found[split] = detection_predictions(datamodule.index, detected.rows, detected.logits, module.thresholds)
+        log.info("%s: %d images predicted, %.0f images/s", split, len(detected.rows), detected.images_per_second)
+    return found
+
+
+def figures(predictions: Mapping[str, pa.Table], *, threshold: float | None = None) -> dict[str, float]:
+    """Flat metrics of every split; the threshold is the given one, or fitted on validation, and used on test."""
+    metrics: dict[str, float] = {}
+    if threshold is None:
+        threshold = fitted_threshold(predictions.get("val"))
+    for split, table in predictions.items():
+        for name, value in evaluate(table, threshold=threshold if split == "test" else None).items():
+            metrics[f"{split}/{name}"] = value
+    if threshold is not None:
+        metrics["val/threshold"] = threshold
+    return metrics
+
+
+def fitted_threshold(validation: pa.Table | None) -> float | None:
+    """The logit with the best balanced accuracy on validation; None without one, or with one class only."""
+    if validation is None:
+        return None
+    labels = torch.from_numpy(validation["label"].to_numpy().copy())
+    if len(labels.unique()) < 2:
+        return None
+    return float(fit_threshold(torch.from_numpy(validation["logit"].to_numpy().copy()), labels))
+
+
+def write_results(run: RunDirectory, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]) -> None:
+    """predictions/<split>.parquet, then metrics.json, whose presence says that the run is finished."""
+    for split, table in predictions.items():
+        write_predictions(table, run.predictions(split))
+    write_json(run.metrics, dict(sorted(metrics.items())))
+
+
+def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
+    """Build `report/index.html` from the run's files alone; works on a run that crashed, too.
+
+    roots: where thumbnails are looked for; without them, data.root of the run's config.
+    """
+    import pyarrow.parquet as pq
+
+    from ..reports.run import RunReport, write_report
+
+    config = run.read_config()
+    metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
+    predictions = {
+        split: pq.read_table(run.predictions(split))
+        for split in ("val", "test")
+        if run.predictions(split).is_file()
+    }
+    notes = json.loads((run.path / "notes.json").read_text()) if (run.path / "notes.json").is_file() else {}
+    places = [*roots, Path(config["data"]["root"]).expanduser()]
+
+    def load_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        root = next((place for place in places if (place / path.split("::")[0]).is_file()), places[-1])
+        return read_image(root, path, channels=3, backend=config["data"]["decoder"]).permute(1, 2, 0).numpy()
+
+    return write_report(
+        RunReport(
+            title=config["name"],
+            config=config,
+            environment=json.loads(run.environment.read_text()) if run.environment.is_file() else {},
+            command=run.command.read_text().strip() if run.command.is_file() else "",
+            history=read_history(run.history) if run.history.is_file() else [],
+            metrics=metrics,
+            predictions=predictions,
+            monitor=config["train"]["monitor"],
+            mode=config["train"]["mode"],
+            load_image=load_image,
+            notes=notes.get("notes", []),
+            limits=notes.get("limits", []),
+            threshold=metrics.get("val/threshold"),
+            duration_s=metrics.get("run/seconds"),
+        ),
+        run.report,
+    )
+
+
+def show(metrics: Mapping[str, float], *, monitor: str | None, title: str, console: Console) -> None:
+    """The table that a run ends with."""
+    from ..reports.terminal import metrics_table
+
+    console.print(metrics_table(metrics, monitor=monitor, title=title))
+
+
+def device_of(trainer: Mapping[str, Any]) -> torch.device:
+    """The device that a Trainer config means."""
+    name = {"gpu": "cuda"}.get(trainer["accelerator"], trainer["accelerator"])
+    return best_device() if name == "auto" else torch.device(name)

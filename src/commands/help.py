@@ -1,0 +1,74 @@
+"""What `--help` prints: verbs, groups and their options, a line each. Imports neither Hydra nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..config.groups import groups
+
+_EXAMPLES = """\
+examples
+  tapetum train                                    the default detector on the embedded data
+  tapetum train model=efficientnet_b0 data=folder data.root=photos
+  tapetum train -m model=npr,efficientnet_b0 seed=1,2
+  tapetum check experiment=cifake                  what would run, without running it
+  tapetum evaluate RUN                             RUN is a directory such as outputs/detection/…
+  tapetum report RUN RUN                           runs side by side
+"""
+
+_USAGE = {
+    "train": "tapetum train [-m] [group=option …] [key=value …]",
+    "check": "tapetum check [--json] [group=option …] [key=value …]",
+    "evaluate": "tapetum evaluate RUN… [data=… data.key=value …]\n       tapetum evaluate model=… weights=FILE data=…",
+    "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
+    "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
+}
+
+_KEYS = {
+    "name": "of the run's directory; <model>-<data> by default",
+    "seed": "every random choice is a function of (seed, epoch, index)",
+    "resume": "auto, a run or a checkpoint: go on in the same directory",
+    "weights": "a run, a checkpoint or a published weight file to start from",
+    "data.root": "where the images are; $TAPETUM_DATA/<data> by default",
+    "data.batch_size": "images a step and device",
+    "data.limit": "images a split, or {train: 500, test: 200}",
+    "optimizer.lr": "learning rate",
+    "trainer.max_epochs": "epochs",
+    "trainer.precision": "32-true, bf16-mixed, 16-mixed",
+    "train.monitor": "the figure that chooses the best checkpoint",
+    "callbacks.early_stopping": "null switches it off",
+}
+
+
+def overview(verbs: Mapping[str, str]) -> str:
+    """The verbs, then every group with its options."""
+    width = max(map(len, verbs))
+    lines = ["tapetum VERB …   models that look at images: train, compare, ship", "", "verbs"]
+    lines += [f"  {verb:<{width}}  {what}" for verb, what in verbs.items()]
+    lines += ["", *_groups(), "", "keys one often sets (tapetum train --cfg job prints all)", *_keys(), "", _EXAMPLES]
+    lines += ["shell completion   eval \"$(python train.py -sc install=bash)\""]
+    return "\n".join(lines)
+
+
+def verb_help(verb: str) -> str:
+    """Usage of one verb; those that compose a config list its groups too."""
+    lines = [f"usage: {_USAGE[verb]}"]
+    if verb in ("train", "check", "evaluate"):
+        lines += ["", *_groups(), "", "keys one often sets", *_keys()]
+    return "\n".join(lines)
+
+
+def _groups() -> list[str]:
+    lines = ["groups"]
+    for group, options in groups().items():
+        if not options:
+            continue
+        lines.append(f"  {group}")
+        width = max(len(option.name) for option in options)
+        lines += [f"    {option.name:<{width}}  {option.description}" for option in options]
+    return lines
+
+
+def _keys() -> list[str]:
+    width = max(map(len, _KEYS))
+    return [f"  {key:<{width}}  {what}" for key, what in _KEYS.items()]

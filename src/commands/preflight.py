@@ -1,0 +1,139 @@
+"""Phase 2 of the config check: what only the libraries, the hardware and the index can tell.
+
+Nothing is decoded and no weight is read: the network is built on the meta device, the index from file names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config.build import check_imported
+from ..errors import ConfigError, TapetumError
+from ..indexes.table import Index
+from ..modules.detection import with_geometry
+from ..runs.building import build_index, build_network_on_meta, parameter_counts
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known before a run starts.
+
+    monitor: what chooses, None where nothing can. limits: what this run can't do, for the log and the report.
+    """
+
+    index: Index
+    monitor: str | None
+    limits: list[str]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], index: Index) -> Preflight:
+        """The limits that follow from the splits that there are."""
+        monitor: str | None = config["train"]["monitor"]
+        limits = []
+        if config["model"]["fit"] and not len(index.rows("val")):
+            monitor = None
+            limits.append(
+                "There is no validation split (data.val_fraction=0 and none on the disk): no best checkpoint is "
+                "chosen, nothing stops early, no threshold is fitted; the last weights are what is tested."
+            )
+        if not len(index.rows("test")):
+            limits.append("There is no test split: no figure is free of choices made on the same images.")
+        return cls(index, monitor, limits)
+
+
+def preflight(config: Mapping[str, Any]) -> Preflight:
+    """Everything that can be known before an image is decoded; one ConfigError with all problems."""
+    problems = [*hardware_problems(config["trainer"]), *network_problems(config)]
+    index: Index | None = None
+
+    def build() -> None:
+        nonlocal index
+        index = build_index(config)
+
+    problems += _problems_of(build)
+    if index is not None:
+        problems += index_problems(config, index)
+    if problems or index is None:
+        raise ConfigError(problems)
+    return Preflight.of(config, index)
+
+
+def network_problems(config: Mapping[str, Any]) -> list[str]:
+    """Arguments that a third party refuses, a network that can't be built, nothing to train."""
+    problems = check_imported(config)
+    if problems:
+        return problems
+    net: nn.Module | None = None
+
+    def build() -> None:
+        nonlocal net
+        net = build_network_on_meta(config)
+        with_geometry(net, config["model"]["geometry"])
+
+    problems = _problems_of(build)
+    if net is not None and config["model"]["fit"] and parameter_counts(net)[1] == 0:
+        problems.append(
+            "no parameter of model.net is trainable, so there is nothing to fit: unfreeze a part "
+            "(model.net.freeze=false), or evaluate it as it is with model.fit=false"
+        )
+    return problems
+
+
+def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
+    """An empty training split, or a schedule that needs the validation split which there is not."""
+    problems = []
+    if config["model"]["fit"] and not len(index.rows("train")):
+        problems.append(
+            f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it images "
+            f"(data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
+        )
+    follows = str((config["scheduler"] or {}).get("_target_", "")).endswith("ReduceLROnPlateau")
+    if follows and not len(index.rows("val")):
+        problems.append(
+            "scheduler=plateau follows a validation figure, and there is no val split: type scheduler=cosine, or "
+            "data.val_fraction=0.1"
+        )
+    return problems
+
+
+def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """Accelerators, device counts and precisions that this machine lacks."""
+    problems = []
+    accelerator, devices, precision = trainer["accelerator"], trainer["devices"], str(trainer["precision"])
+    cuda, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
+    on_cuda = accelerator in ("cuda", "gpu") or (accelerator == "auto" and cuda > 0)
+    if on_cuda and cuda == 0:
+        problems.append(
+            "accelerator=gpu, but this machine has no CUDA device: type accelerator=auto or accelerator=cpu"
+        )
+    if accelerator == "mps" and not apple:
+        problems.append("accelerator=mps, but this machine has no Apple GPU: type accelerator=auto or accelerator=cpu")
+    if on_cuda and isinstance(devices, int) and devices > cuda > 0:
+        problems.append(f"trainer.devices={devices}, but this machine has {cuda}: type trainer.devices={cuda}")
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and cuda == 0 and not apple)
+    if on_cpu and precision.startswith("16"):
+        problems.append(
+            f"trainer.precision={precision} needs a GPU, and this run is on the CPU: type "
+            f"trainer.precision=bf16-mixed or trainer.precision=32-true"
+        )
+    if on_cuda and cuda and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(False):
+        problems.append(
+            f"trainer.precision={precision}, but {torch.cuda.get_device_name(0)} has no bfloat16: type "
+            f"trainer.precision=16-mixed"
+        )
+    return problems
+
+
+def _problems_of(build: Callable[[], None]) -> list[str]:
+    try:
+        build()
+    except ConfigError as error:
+        return list(error.problems)
+    except TapetumError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,89 @@
+"""`tapetum report DIR…`: one run's report again, or several runs and sweeps side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import TapetumError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the report and print its path; the exit code."""
+    from .console import console
+
+    if not arguments:
+        raise TapetumError("tapetum report DIR…: name a run's directory, several, or a sweep's")
+    directories = [Path(argument) for argument in arguments]
+    for directory in directories:
+        if not directory.is_dir():
+            raise TapetumError(f"no directory {directory}: tapetum report takes runs (outputs/detection/…) or sweeps")
+    runs = runs_below(directories)
+    if len(runs) == 1 and not (directories[0] / "sweep.yaml").is_file():
+        from ..runs.directory import open_run
+        from .finish import report_run
+
+        page = report_run(open_run(runs[0]))
+    else:
+        out = directories[0] / "report" if (directories[0] / "sweep.yaml").is_file() else Path("outputs") / "reports" / _stamp()
+        page = report_directories(runs, out)
+    console.print(f"report  {page}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def report_directories(runs: Sequence[Path], out: Path) -> Path:
+    """Compare runs: prints the table, writes `out/index.html`, returns its path."""
+    from ..reports.compare import compare, comparison_table
+    from .console import console
+
+    summaries = [_summary(run, runs) for run in runs]
+    console.print(comparison_table(summaries))
+    return compare(summaries, out)
+
+
+def runs_below(directories: Sequence[Path]) -> list[Path]:
+    """The runs that directories are or, as a sweep, contain; TapetumError for one that is neither."""
+    found: list[Path] = []
+    for directory in directories:
+        if (directory / "config.yaml").is_file():
+            found.append(directory)
+        elif (directory / "sweep.yaml").is_file():
+            jobs = [child for child in directory.iterdir() if (child / "config.yaml").is_file()]
+            found += sorted(jobs, key=lambda job: int(job.name))
+        else:
+            raise TapetumError(f"{directory} is neither a run (config.yaml) nor a sweep (sweep.yaml)")
+    return found
+
+
+def _summary(path: Path, among: Sequence[Path]) -> object:
+    import pyarrow.parquet as pq
+
+    from ..evaluation.detection import intervals
+    from ..reports.compare import RunSummary
+    from ..runs.directory import RunDirectory
+    from ..runs.history import read_history
+
+    run = RunDirectory(path)
+    config = run.read_config()
+    metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
+    bounds = {}
+    for split in ("val", "test"):
+        if run.predictions(split).is_file():
+            table = pq.read_table(run.predictions(split))
+            found = intervals(table, threshold=metrics.get("val/threshold") if split == "test" else None)
+            bounds |= {f"{split}/{name}": value for name, value in found.items()}
+    names = [other.name for other in among]
+    return RunSummary(
+        name=path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}",
+        config=config,
+        history=read_history(run.history) if run.history.is_file() else [],
+        metrics=metrics,
+        intervals=bounds,
+    )
+
+
+def _stamp() -> str:
+    from ..runs.directory import stamp
+
+    return stamp()

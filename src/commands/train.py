@@ -1,0 +1,295 @@
+"""`tapetum train`: the one place where config, data, network, fit, inference, evaluation and report are wired."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.check import check_config
+from ..config.compose import Composed, compose
+from ..config.overrides import prepare
+from ..errors import TapetumError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import lightning
+
+    from ..runs.directory import RunDirectory
+    from .preflight import Preflight
+
+log = logging.getLogger("tapetum")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one experiment, or a sweep with -m; the exit code."""
+    from .hydra_flags import hydra_command
+
+    if hydra_command(arguments):
+        from .sweep import sweep
+
+        return sweep(arguments)
+    composed = compose(prepare(arguments, multirun=False))
+    check_config(composed)
+    train(composed, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    return 0
+
+
+def train(composed: Composed, *, command: str = "") -> float | None:
+    """Train, predict, evaluate and report one composed experiment; the best monitored value.
+
+    Raises TapetumError for everything that a user can mend.
+    """
+    from ..launch.processes import torchrun, world_size
+    from ..runs.directory import create_run
+    from ..runs.resume import find_resumed
+    from .preflight import preflight
+
+    config = composed.config
+    resumed = find_resumed(config["resume"], config) if config["resume"] else None
+    checked = preflight(config)
+    if resumed is None:
+        run, checkpoint = create_run(config), None
+    else:
+        run, checkpoint = resumed
+    with run.command.open("a") as file:
+        file.write(command + "\n")
+    if world_size(config["trainer"]) > 1:
+        torchrun(run, config["trainer"], checkpoint)
+        return monitored_value(run, config)
+    return execute(run, config, checkpoint=checkpoint, checked=checked)
+
+
+def execute(
+    run: RunDirectory,
+    config: Mapping[str, Any],
+    *,
+    checkpoint: Path | None = None,
+    checked: Preflight | None = None,
+) -> float | None:
+    """Run what a run directory's config says, in this process; the best monitored value."""
+    import lightning
+
+    from ..runs.environment import environment
+    from ..runs.logs import logging_to
+    from ..runs.directory import write_json
+    from .console import console, progress_to
+    from .finish import figures, infer, report_run, show, write_results
+    from .preflight import preflight
+
+    began = time.perf_counter()
+    checked = checked or preflight(config)
+    with logging_to(run.log, console), quiet_lightning():
+        write_json(run.environment, environment())
+        lightning.seed_everything(config["seed"], workers=False, verbose=False)
+        wired = _Wired(run, config, checked, progress_to(console, "decoding"))
+        if config["model"]["fit"]:
+            wired.fit(checkpoint)
+        else:
+            log.info("model.fit=false: nothing is trained, the network is evaluated as it is")
+        if not wired.trainer.is_global_zero:
+            return None
+        best = wired.load_best()
+        predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
+        metrics = {**figures(predictions), **wired.summary(best), "run/seconds": time.perf_counter() - began}
+        wired.write_notes()
+        write_results(run, predictions, metrics)
+        page = report_run(run, checked.index.roots)
+        show(metrics, monitor=checked.monitor, title=config["name"], console=console)
+        console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
+        return wired.best_value()
+
+
+class _Wired:
+    """The objects of one run, in the order in which they depend on each other."""
+
+    def __init__(self, run: RunDirectory, config: Mapping[str, Any], checked: Preflight, progress: Any) -> None:
+        import lightning
+
+        from ..runs.building import build_datamodule, build_module, build_network, class_counts, parameter_counts
+        from ..runs.checkpoints import AtomicCheckpointIO
+        from .console import console
+
+        self.run, self.config, self.checked = run, config, checked
+        self.net = build_network(config)
+        self.module = build_module(config, self.net, class_counts=class_counts(checked.index))
+        self.data = build_datamodule(config, checked.index, self.module, progress)
+        self.describe, callbacks = self._callbacks(console)
+        self.history, loggers = self._loggers()
+        settings = {**config["trainer"]}
+        if checked.monitor is None or not config["model"]["fit"]:
+            settings["limit_val_batches"] = 0 if not len(checked.index.rows("val")) else settings.get("limit_val_batches")
+        self.trainer = lightning.Trainer(
+            **settings,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run.path,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        total, trainable = parameter_counts(self.net)
+        batch = config["data"]["batch_size"] * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        log.info(
+            "%s on %s: %s, %s, effective batch %d, %s parameters, %s trainable",
+            config["name"], self.trainer.strategy.root_device, self.trainer.precision,
+            _count(self.trainer.world_size, "process", "processes"), batch, f"{total:,}", f"{trainable:,}",
+        )  # fmt: skip
+        for note, count in checked.index.notes.items():
+            log.info("%s: %s", note, f"{count:,}")
+        for limit in checked.limits:
+            log.warning(limit)
+
+    def fit(self, checkpoint: Path | None) -> None:
+        """Train, from the start, from weights or from where a checkpoint stopped."""
+        from ..modules.buffers import NonFiniteLossError
+        from ..runs.resume import check_index
+        from .memory import out_of_memory
+
+        config = self.config
+        if checkpoint is not None:
+            loaded = check_index(checkpoint, self.checked.index.fingerprint)
+            self.history.truncate(loaded["global_step"])
+            log.info("resuming %s at epoch %d, step %d", self.run.path, loaded["epoch"] + 1, loaded["global_step"])
+        elif config["weights"]:
+            from .weights import start_from
+
+            start_from(self.net, config["weights"])
+        if config["train"]["compile"]:
+            self.net.compile()
+        try:
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+        except NonFiniteLossError as error:
+            raise TapetumError(self._explain(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            explained = out_of_memory(error, config)
+            if explained is None:
+                raise
+            raise TapetumError(explained) from error
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+
+    def load_best(self) -> dict[str, Any]:
+        """Put the chosen weights into the network; the metadata of their checkpoint."""
+        from ..runs.checkpoints import read_checkpoint
+        from ..runs.loading import load_network, network_weights
+
+        if not self.config["model"]["fit"] or self.config["trainer"].get("fast_dev_run"):
+            return {}
+        file = self.run.best_or_last()
+        loaded = read_checkpoint(file)
+        load_network(self.net, network_weights(loaded), file)
+        metadata: dict[str, Any] = loaded["tapetum"]["metadata"]
+        return metadata
+
+    def best_value(self) -> float | None:
+        """The best monitored value of the whole run."""
+        return self.describe.best if self.checked.monitor else None
+
+    def summary(self, best: Mapping[str, Any]) -> dict[str, float]:
+        """What metrics.json says of the run itself."""
+        figures = {"run/epochs": float(self.trainer.current_epoch), "run/steps": float(self.trainer.global_step)}
+        if best:
+            figures["run/best_epoch"] = float(best["epoch"] + 1)
+        value = self.best_value()
+        if value is not None:
+            figures[f"best/{self.checked.monitor}"] = value
+        return figures
+
+    def write_notes(self) -> None:
+        """What a reader of the figures must know, kept beside them."""
+        from ..runs.directory import write_json
+
+        notes = [f"{note}: {count:,}" for note, count in self.checked.index.notes.items()]
+        bad = [
+            {"path": self.checked.index.location(row)[1], "reason": reason} for row, reason in sorted(self.data.bad.items())
+        ]
+        if bad:
+            notes.append(f"{_count(len(bad), 'image')} could not be read and were left out, see bad_images.json")
+            write_json(self.run.path / "bad_images.json", bad)
+            log.warning(notes[-1])
+        write_json(self.run.path / "notes.json", {"notes": notes, "limits": self.checked.limits})
+
+    def _callbacks(self, console: Any) -> tuple[Any, list[lightning.Callback]]:
+        from ..config.build import build
+        from ..runs.checkpoints import DescribeCheckpoint
+        from ..runs.interrupt import StopOnSignal
+        from ..runs.progress import TrainingProgress
+        from ..runs.resume import GeneratorState
+        from ..runs.throughput import Throughput
+
+        monitor, mode = self.checked.monitor, self.config["train"]["mode"]
+        facts = {"index": self.checked.index.fingerprint, "generators": self.checked.index.generators()}
+        describe = DescribeCheckpoint(self.config, facts, monitor, mode)
+        found: list[lightning.Callback] = [
+            describe,
+            GeneratorState(),
+            Throughput(),
+            TrainingProgress(console, monitor),
+            StopOnSignal(self.run.checkpoints / "last.ckpt"),
+        ]
+        for name, node in self.config["callbacks"].items():
+            if node is None or (monitor is None and "monitor" in node):
+                continue
+            runtime = {"directory": self.run.checkpoints, "monitor": monitor, "mode": mode}
+            built = build(node, allow=self.config["allow_targets"], **(runtime if name == "checkpoint" else {}))
+            found += built if isinstance(built, list) else [built]
+        return describe, found
+
+    def _loggers(self) -> tuple[Any, list[Any]]:
+        from ..config.build import build
+        from ..runs.history import MetricsCsv
+
+        history = MetricsCsv(self.run.history)
+        others = [
+            build(node, allow=self.config["allow_targets"], directory=self.run.path)
+            for node in self.config["logger"].values()
+            if node is not None
+        ]
+        return history, [history, *others]
+
+    def _explain(self, error: Any) -> str:
+        paths = [self.checked.index.location(row)[1] for row in error.rows]
+        shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+        return (
+            f"{error} on the batch of {shown}. The last checkpoint before it is kept. Look at those images "
+            f"(tapetum check, data.on_bad_image), or try a lower learning rate: optimizer.lr="
+            f"{self.config['optimizer']['lr'] / 3:.2g}"
+        )
+
+
+def monitored_value(run: RunDirectory, config: Mapping[str, Any]) -> float | None:
+    """The best monitored value of a finished run, from its files."""
+    figures = json.loads(run.metrics.read_text())
+    value = figures.get(f"best/{config['train']['monitor']}")
+    return None if value is None else float(value)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's tips and its guesses about loaders stay out of the way of our own lines."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
+        yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

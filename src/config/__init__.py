@@ -1,0 +1,1 @@
+"""Composing, checking and building: from the words of a command line to objects."""

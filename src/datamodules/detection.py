@@ -1,0 +1,138 @@
+"""Detection data: uint8 images with labels and generators, split by split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..images.augment import Augment
+from ..images.decode import Backend
+from ..images.geometry import InputSpec
+from ..indexes.table import Index
+from .dataset import ImageDataset, OnBadImage
+from .decoded import Progress, decoded_cache
+from .loader import ImageLoader
+from .samplers import (
+    EpochBatchSampler,
+    EpochSampler,
+    OrderedBatchSampler,
+    SamplerName,
+    Shard,
+    balanced_weights,
+)
+
+Split = Literal["train", "val", "test"]
+
+
+class DetectionDataModule(lightning.LightningDataModule):
+    """Batches of `DetectionBatch` out of an Index with a `label` column.
+
+    augment is used on the training split only; evaluation sees the plain geometry of input_spec.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        input_spec: InputSpec,
+        *,
+        augment: Augment,
+        seed: int,
+        cache_dir: Path,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        cache: Literal["none", "decoded"] = "none",
+        on_bad_image: OnBadImage = "raise",
+        decoder: Backend = "fast",
+        sampler: SamplerName | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.input_spec = input_spec
+        self.augment = augment
+        self.seed = seed
+        self.cache_dir = cache_dir
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.cache = cache
+        self.on_bad_image: OnBadImage = on_bad_image
+        self.decoder: Backend = decoder
+        self.sampler = sampler
+        self.progress = progress
+        self.bad: dict[int, str] = {}
+        """Rows that could not be read and were left out, with the reason; filled while loaders are read."""
+        self._columns = {"labels": labels(index), "generators": index.codes("generator")[0]}
+
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled, augmented, resumable in the middle of an epoch."""
+        rows = self.index.rows("train")
+        batches = EpochBatchSampler(
+            EpochSampler(rows, seed=self.seed, weights=self._weights(rows)), self.batch_size, self._shard()
+        )
+        return self._loader(batches, self.augment)
+
+    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
+        """The validation split in order; an empty list where there is none."""
+        return self.eval_dataloader("val") if len(self.index.rows("val")) else []
+
+    def eval_dataloader(self, split: Split, *, shard: Shard | None = None) -> ImageLoader:
+        """Any split in order, without augmentation: what validation and inference read."""
+        batches = OrderedBatchSampler(self.index.rows(split), self.eval_batch_size, shard or self._shard())
+        return self._loader(batches, Augment())
+
+    def _loader(self, batches: EpochBatchSampler | OrderedBatchSampler, augment: Augment) -> ImageLoader:
+        decoded = None
+        if self.cache == "decoded":
+            decoded = decoded_cache(
+                self.index,
+                self.input_spec,
+                augment,
+                backend=self.decoder,
+                cache=self.cache_dir,
+                progress=self.progress,
+            )
+        dataset = ImageDataset(
+            self.index,
+            self.input_spec,
+            augment,
+            seed=self.seed,
+            columns=self._columns,
+            backend=self.decoder,
+            on_bad_image=self.on_bad_image,
+            decoded=decoded,
+        )
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ImageLoader(dataset, batches, num_workers=self.num_workers, pin_memory=on_gpu, bad=self.bad)
+
+    def _weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if self.sampler is None:
+            return None
+        if self.sampler == "class_balanced":
+            return balanced_weights(self._columns["labels"][rows])
+        generators = self._columns["generators"][rows]
+        # Real images are half of what is drawn, and the generators share the other half equally.
+        weights = np.zeros(len(rows))
+        real = self._columns["labels"][rows] == 0
+        if not real.any() or real.all():
+            raise DataError("data.sampler=generator_balanced needs real and generated images in the train split")
+        weights[real] = 0.5 / real.sum()
+        shares = balanced_weights(generators[~real])
+        weights[~real] = 0.5 * shares / shares.sum()
+        return weights
+
+    def _shard(self) -> Shard:
+        if self.trainer is None:
+            return Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size)
+
+
+def labels(index: Index) -> NDArray[np.int64]:
+    """int64 [n]: 0 real, 1 generated, -1 where the row carries no label."""
+    return np.asarray(index.table.column("label").fill_null(-1).to_numpy(), dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Networks that take an image and return a logit: real or generated."""

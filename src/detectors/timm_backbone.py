@@ -1,0 +1,100 @@
+"""Any timm model under a small head: with EfficientNet-B0, the detector of the product-photo study."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import freezing, timm_tower
+from ..errors import ConfigError
+from ..images.geometry import InputSpec, ResizeRule
+from ..images.normalize import Normalize
+
+RESIZE_RULES: dict[str, ResizeRule] = {"center": "shortest", "squash": "squash", "border": "pad"}
+
+
+class TimmBackbone(freezing.KeepsFrozen):
+    """Backbone features -> Linear, BatchNorm, ReLU, Dropout -> Linear to the logit.
+
+    name, pretrained: see `backbones.timm_tower.create`.
+    freeze: train the head alone (657,409 parameters on EfficientNet-B0); the backbone stays in `eval()`.
+    hidden, dropout: width of the hidden layer and share of it that is dropped in training.
+    size: side in pixels of the crop that the network sees; None for what the weights were trained with. The
+        shorter side is first scaled to size / crop_pct (256 for 224), as timm evaluates.
+    classes: 1 for one logit (positive means generated), k > 1 for k-way attribution with class 0 = real.
+    channels: 3 for RGB, 1 for grey or infrared.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "efficientnet_b0",
+        pretrained: bool | str,
+        freeze: bool = False,
+        hidden: int = 512,
+        dropout: float = 0.3,
+        size: int | None = None,
+        classes: int = 1,
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        super().__init__()
+        if classes < 1:
+            raise ConfigError(
+                f"model.net.classes={classes} is no number of outputs: 1 (a logit) or more (k-way)"
+            )
+        config = timm_tower.pretrained_config(name)
+        self.pretrained = pretrained
+        self.input_spec = _input_spec(config, size, channels)
+        self.normalize = Normalize(*_statistics(config, channels))
+        self.backbone = timm_tower.create(name, pretrained=pretrained, in_chans=channels, image_size=size)
+        self.classifier = nn.Sequential(
+            nn.Linear(timm_tower.width(self.backbone), hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, classes),
+        )
+        self.classes = classes
+        if freeze:
+            freezing.freeze(self.backbone)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W], uint8 or float in [0, 1] -> logits float32 [B], or [B, classes] when k-way."""
+        with torch.no_grad() if freezing.is_frozen(self.backbone) else nullcontext():
+            features = self.backbone(self.normalize(images))
+        logits: Tensor = self.classifier(features).float()
+        return logits.squeeze(1) if self.classes == 1 else logits
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters that may learn at a rate of their own (`optim.groups`)."""
+        return list(self.backbone.parameters())
+
+    def stored_elsewhere(self) -> frozenset[str]:
+        """Names in the state dict that no checkpoint need hold: frozen, and loaded from `pretrained`."""
+        if self.pretrained is False or not freezing.is_frozen(self.backbone):
+            return frozenset()
+        return frozenset(f"backbone.{name}" for name in self.backbone.state_dict())
+
+
+def _input_spec(config: dict[str, Any], size: int | None, channels: Literal[1, 3]) -> InputSpec:
+    height, width = (size, size) if size is not None else config["input_size"][1:]
+    scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
+    return InputSpec(
+        size=scaled,
+        resize=RESIZE_RULES[config["crop_mode"]],
+        crop=(height, width),
+        interpolation=config["interpolation"],
+        channels=channels,
+    )
+
+
+def _statistics(config: dict[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if channels == len(mean):
+        return mean, std
+    # One grey channel stands for all of them, so it is centred and scaled by their average.
+    return (sum(mean) / len(mean),), (sum(std) / len(std),)

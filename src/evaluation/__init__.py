@@ -1,0 +1,1 @@
+"""Predictions in, tables out. Nothing here runs a network."""

@@ -1,0 +1,1 @@
+"""Bytes to uint8 tensors: safe decoding, geometry, degradations, augmentation."""

@@ -1,0 +1,342 @@
+"""From a layout and its roots to an Index: list, put into splits, limit, check, keep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import ConfigError, DataError, did_you_mean
+from .cache import cached, describe
+from .splits import carve, check_groups, limited, without_copies
+from .table import MEMBER, SPLITS, Index, Listing, Split, digest, to_table
+from .walk import IMAGE_SUFFIXES, MissingFolder, Stamps, stamps
+
+log = logging.getLogger(__name__)
+
+Layout = Callable[..., Listing]
+
+_TICK_NS = 20_000_000  # file systems keep times in steps of up to 10 ms
+_SHOWN = 5
+
+
+def build(
+    layout: Layout,
+    *,
+    root: Path | None,
+    roots: Mapping[str, Path] | None = None,
+    limit: int | Mapping[str, int] | None = None,
+    val_fraction: float = 0.1,
+    seed: int,
+    cache: Path | None,
+    rescan: bool = False,
+    required: Collection[str] = ("label",),
+    splits: Collection[Split] = (),
+    name: str,
+) -> Index:
+    """The Index of a data set.
+
+    layout: `index(root, …) -> Listing` of a layout's module with its arguments bound.
+    root: folder of the data set; None where every split that is wanted has a root of its own. It is not
+        looked at where roots has both train and test.
+    roots: a folder for a split. All of its images are of that split; if the layout finds splits inside, only
+        those of that name are taken. What `root` has of that split is left out.
+    limit: at most so many images of each split (a number), or of the splits named. Seeded, stratified,
+        nested.
+    val_fraction: share of train, in [0, 1), that becomes val by hash where the layout and roots give no val.
+    seed: of the limit; nothing else depends on it.
+    cache: folder below which the index is kept; None lists every time.
+    rescan: list anew even if no folder changed, and so find files that were edited in place.
+    required: columns that must be there; with `label` also a value in every row and two classes in train.
+    splits: splits that must not be empty, besides those that roots and limit name.
+    name: of the data set, for messages.
+
+    Raises ConfigError for arguments out of range, DataError for what is wrong on the disk.
+    """
+    split_roots = {_split(key, "roots"): Path(path) for key, path in (roots or {}).items()}
+    limits = _limits(limit)
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"data.val_fraction={val_fraction}: must be at least 0 (no validation) and below 1")
+    if root is None and not split_roots:
+        raise ConfigError(f"data.root is not set: type data.root=<folder of {name}>")
+    _check_overlap(split_roots)
+
+    def scan() -> tuple[Index, Stamps | None]:
+        return _scan(layout, root, split_roots, limits, val_fraction, seed, name)
+
+    if cache is None:
+        index = scan()[0]
+    else:
+        request = {
+            **describe(layout),
+            "root": None if root is None else _absolute(root),
+            "roots": {split: _absolute(path) for split, path in split_roots.items()},
+            "limit": limits,
+            "val_fraction": val_fraction,
+            "seed": seed if limits else None,
+        }
+        index = cached(cache, request, scan, rescan=rescan)
+    named = {*splits, *split_roots, *(limits if isinstance(limit, Mapping) else ())}
+    _check_use(index, required, [split for split in SPLITS if split in named], limits, name)
+    return index
+
+
+def _scan(
+    layout: Layout,
+    root: Path | None,
+    split_roots: Mapping[Split, Path],
+    limits: Mapping[Split, int],
+    val_fraction: float,
+    seed: int,
+    name: str,
+) -> tuple[Index, Stamps | None]:
+    """The index, and the stamps under which it stays true; None where folders changed during the listing."""
+    table, kept_roots, notes, stamped = _listed(layout, root, split_roots, name)
+    if not table.num_rows:
+        where = ", ".join(str(folder) for folder in kept_roots)
+        endings = " ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(
+            f"{where} holds no images for {name} (files ending in {endings}, in any case)"
+            + "".join(f"; {note}: {count}" for note, count in notes.items())
+        )
+    _check_unique(table, kept_roots, name)
+    check_groups(table, name)
+    if val_fraction and not pc.any(pc.equal(table.column("split"), "val")).as_py():
+        table, moved = carve(table, val_fraction)
+        notes["validation images taken from train"] = moved
+    table = limited(table, limits, seed).combine_chunks()
+    table = to_table({column: table.column(column) for column in table.column_names})
+    sizes, times = _files(table, kept_roots, name)
+    empty = sum(size == 0 for size in sizes)
+    if empty:
+        notes["files of zero bytes (kept; reading them is an error)"] = empty
+    fingerprint = _fingerprint(table, sizes)
+    edition = digest(fingerprint, [str(folder) for folder in kept_roots], times)
+    return Index(table, kept_roots, fingerprint, notes, edition), stamped
+
+
+def _listed(
+    layout: Layout, root: Path | None, split_roots: Mapping[Split, Path], name: str
+) -> tuple[pa.Table, tuple[Path, ...], dict[str, int], Stamps | None]:
+    """All rows in their splits; listed again where a folder changed meanwhile (a set may render itself)."""
+    given: list[tuple[Split | None, Path]] = [*split_roots.items()]
+    if root is not None and not {"train", "test"} <= split_roots.keys():
+        given.insert(0, (None, root))
+    sources = [(split, Path(_absolute(folder))) for split, folder in given]
+    for again in (True, False):
+        began = time.time_ns() - _TICK_NS
+        listings = [_list(layout, split, folder, name) for split, folder in sources]
+        stamped = stamps(path for listing in listings for path in listing.watched)
+        if all(stamp[0] < began for stamp in stamped.values()):
+            break
+        if again:
+            time.sleep(_TICK_NS / 1e9)
+    else:
+        log.warning("%s changes while it is listed: its index is not kept", name)
+        stamped = {}
+    notes: Counter[str] = Counter()
+    tables = []
+    for number, ((split, _), listing) in enumerate(zip(sources, listings, strict=True)):
+        notes.update(listing.notes)
+        tables.append(_placed(listing.table, number, split, split_roots, notes))
+    kept = tuple(folder for _, folder in sources)
+    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().combine_chunks()
+    table = to_table({column: table.column(column) for column in table.column_names})
+    if any(listing.copies for listing in listings):
+        table, found = without_copies(table)
+        notes.update(found)
+    return table, kept, dict(notes), stamped or None
+
+
+def _list(layout: Layout, split: Split | None, folder: Path, name: str) -> Listing:
+    try:
+        return layout(folder)
+    except MissingFolder as error:
+        override = "data.root" if split is None else f"data.roots.{split}"
+        missing = _absolute(error.folder)
+        raise DataError(
+            f"{override}={missing} is not a folder: type {override}=<folder of {name}>"
+            + (
+                f", or set TAPETUM_DATA to the folder that holds {Path(missing).name}/"
+                if split is None
+                else ""
+            )
+        ) from error
+
+
+def _placed(
+    table: pa.Table, number: int, split: Split | None, split_roots: Collection[Split], notes: Counter[str]
+) -> pa.Table:
+    """A listing's rows with `root` and `split`, without those that another root or split answers for."""
+    given = table.column("split").to_pylist() if "split" in table.column_names else [None] * table.num_rows
+    if any(value is None for value in given) and any(value is not None for value in given):
+        row = given.index(None)
+        raise DataError(
+            f"row {row + 1} ({table.column('path')[row].as_py()}) has no split, but other rows have one: "
+            "name a split (train, val or test) in every row, or in none"
+        )
+    if split is None:
+        placed = np.array([value or "train" for value in given], dtype=object)
+        keep = ~np.isin(placed, list(split_roots))
+        reason = "images of root left out for a split that has a root of its own"
+    elif split in given:
+        placed = np.array(given, dtype=object)
+        keep = placed == split
+        reason = f"images of roots.{split} left out that its own folders call another split"
+    else:
+        placed = np.full(len(given), split, dtype=object)
+        keep = np.ones(len(given), dtype=bool)
+        reason = ""
+    if not keep.all():
+        notes[reason] += int((~keep).sum())
+    columns = {name: table.column(name) for name in table.column_names}
+    roots = np.full(len(given), number, dtype=np.int16)
+    return to_table({**columns, "root": pa.array(roots), "split": placed.tolist()}).filter(pa.array(keep))
+
+
+def _check_overlap(split_roots: Mapping[Split, Path]) -> None:
+    resolved = {split: path.expanduser().resolve() for split, path in split_roots.items()}
+    for position, (split, path) in enumerate(resolved.items()):
+        for other, elsewhere in list(resolved.items())[position + 1 :]:
+            if path.is_relative_to(elsewhere) or elsewhere.is_relative_to(path):
+                raise DataError(
+                    f"data.roots.{split}={split_roots[split]} and data.roots.{other}={split_roots[other]} "
+                    f"overlap: the same images would be in {split} and {other}. Give them separate folders, "
+                    f"or, where one folder holds {split}/ and {other}/, type data.root=<that folder> "
+                    "data.roots=null"
+                )
+
+
+def _check_unique(table: pa.Table, roots: tuple[Path, ...], name: str) -> None:
+    """DataError where a file, or one box of it, is in two rows (several conversations about it are fine)."""
+    if "messages" in table.column_names:
+        return
+    # Roots may lie in each other (data.root=d data.roots.train=d/train), so files are compared by where they
+    # are.
+    prefixes = pa.array([f"{root.resolve()}/" for root in roots])
+    files = pc.binary_join_element_wise(
+        prefixes.take(table.column("root").combine_chunks()), table.column("path"), ""
+    )
+    boxes = table.column("box").to_pylist() if "box" in table.column_names else None
+    if boxes is not None:
+        files = pa.array([f"{file} box {box}" for file, box in zip(files.to_pylist(), boxes, strict=True)])
+    counted = pa.table({"file": files}).group_by("file").aggregate([([], "count_all")])
+    twice = counted.filter(pc.greater(counted.column("count_all"), 1)).column("file").to_pylist()
+    if twice:
+        raise DataError(
+            f"{len(twice)} files are in {name} more than once: {_few(sorted(twice))}. Name each file once"
+        )
+
+
+def _files(table: pa.Table, roots: tuple[Path, ...], name: str) -> tuple[list[int], list[int]]:
+    """Bytes and modification time (ns) of every row's file; DataError names files that are not there."""
+    known: dict[str, tuple[int, int]] = {}
+    prefixes = [f"{root}/" for root in roots]
+    sizes, times, missing = [], [], []
+    for root, path in zip(table.column("root").to_pylist(), table.column("path").to_pylist(), strict=True):
+        container, member, _ = path.partition(MEMBER)
+        file = prefixes[root] + container
+        stat = known.get(file) if member else None
+        if stat is None:
+            try:
+                status = os.stat(file)  # noqa: PTH116 - a million Path objects are slow
+            except FileNotFoundError:
+                missing.append(path)
+                continue
+            stat = (status.st_size, status.st_mtime_ns)
+            if member:
+                known[file] = stat
+        sizes.append(stat[0])
+        times.append(stat[1])
+    if missing:
+        where = ", ".join(str(root) for root in roots)
+        raise DataError(
+            f"{len(missing)} of the {table.num_rows} files of {name} are not there: {_few(missing)} (looked "
+            f"in {where}). Bring them back or take them off the list; a list made elsewhere needs "
+            "data.root=<the folder its paths start from>"
+        )
+    return sizes, times
+
+
+def _fingerprint(table: pa.Table, sizes: list[int]) -> str:
+    """Over values, a fixed number of rows at a time, so that arrow's chunks and encodings don't show."""
+    parts = [digest(table.column_names)]
+    step = 65_536
+    for start in range(0, table.num_rows, step):
+        rows = table.slice(start, step)
+        parts.append(digest(*(rows.column(name).to_pylist() for name in table.column_names)))
+        parts.append(digest(sizes[start : start + step]))
+    return digest(*parts)
+
+
+def _check_use(
+    index: Index, required: Collection[str], splits: list[Split], limits: Mapping[Split, int], name: str
+) -> None:
+    """DataError where the index can't serve what it is wanted for."""
+    counts = index.counts()
+    for split in splits:
+        if split not in counts:
+            there = ", ".join(f"{other}: {sum(classes.values())}" for other, classes in counts.items())
+            raise DataError(
+                f"the {split} split of {name} is empty ({there}): type data.roots.{split}=<folder>"
+                + (" or a larger data.val_fraction" if split == "val" else "")
+            )
+    absent = [column for column in required if column not in index.table.column_names]
+    if absent:
+        raise DataError(
+            f"the index of {name} has no column {', '.join(absent)}, which the model needs; it has "
+            f"{', '.join(index.table.column_names)}. Choose data that has it, or add it to the manifest"
+        )
+    if "label" not in required:
+        return
+    labels = index.table.column("label")
+    if labels.null_count:
+        row = labels.combine_chunks().is_null().index(True).as_py()
+        raise DataError(
+            f"{labels.null_count} images of {name} have no label, the first is {index.location(row)[1]}: "
+            "label every image"
+        )
+    if "train" in counts and len(counts["train"]) < 2:
+        (only, number), limited_to = next(iter(counts["train"].items())), limits.get("train")
+        raise DataError(
+            f"the train split of {name} has one class only ({only}: {number}): training needs at least two"
+            + (f"; data.limit={limited_to} may be too small" if limited_to == number else "")
+        )
+
+
+def _limits(limit: int | Mapping[str, int] | None) -> dict[Split, int]:
+    if limit is None:
+        return {}
+    given: Mapping[str, int] = limit if isinstance(limit, Mapping) else dict.fromkeys(SPLITS, limit)
+    limits = {_split(key, "limit"): number for key, number in given.items() if number is not None}
+    for split, number in limits.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            key = f"data.limit.{split}" if isinstance(limit, Mapping) else "data.limit"
+            raise ConfigError(
+                f"{key}={number}: must be a whole number of images, at least 1, or null for all"
+            )
+    return limits
+
+
+def _split(key: str, where: str) -> Split:
+    for split in SPLITS:
+        if key == split:
+            return split
+    raise ConfigError(
+        f"unknown split data.{where}.{key}{did_you_mean(key, SPLITS)} splits: {', '.join(SPLITS)}"
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _absolute(path: Path) -> str:
+    return str(Path(path).expanduser().absolute())

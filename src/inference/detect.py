@@ -1,0 +1,70 @@
+"""A detector over a loader: logits, with timings. The only place that runs a network outside of training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..modules.detection import binary_logit
+
+
+@dataclass(frozen=True)
+class Detected:
+    """rows int64 [n], logits float32 [n], and how long it took (seconds; images per second)."""
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """NaN for an empty run."""
+        return len(self.rows) / self.seconds if self.seconds else float("nan")
+
+
+def detect(
+    module: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    device: torch.device,
+    precision: str = "32-true",
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Detected:
+    """Run a detector (images uint8 → logits [B] or [B, k]) over batches with `images` and `index`.
+
+    precision follows the Trainer's names: `bf16-mixed` and `16-mixed` autocast, anything else runs as it is.
+    The module is moved to the device and left in eval mode.
+    """
+    module.to(device).eval()
+    rows: list[Tensor] = []
+    logits: list[Tensor] = []
+    total = len(batches) if isinstance(batches, Sized) else None
+    began = time.perf_counter()
+    with torch.inference_mode(), autocast(device, precision):
+        for number, batch in enumerate(batches, start=1):
+            images = batch["images"]
+            moved = [one.to(device) for one in images] if isinstance(images, list) else images.to(device, non_blocking=True)
+            logits.append(binary_logit(module(moved)).float().cpu())
+            rows.append(batch["index"])
+            if progress is not None:
+                progress(number, total)
+    seconds = time.perf_counter() - began
+    if not rows:
+        return Detected(np.empty(0, np.int64), np.empty(0, np.float32), seconds)
+    return Detected(torch.cat(rows).numpy(), torch.cat(logits).numpy(), seconds)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The autocast context of a Trainer precision name."""
+    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    if precision not in kinds:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=kinds[precision])

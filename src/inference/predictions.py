@@ -1,0 +1,65 @@
+"""The Predictions table: one row an image, everything that evaluation and reports will ever see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..indexes.table import Index
+from ..metrics.thresholds import Thresholds
+
+DETECTION_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("path", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.int64()),
+        ("generator", pa.string()),
+        ("logit", pa.float32()),
+        ("probability", pa.float32()),
+        ("verdict", pa.string()),
+        ("band", pa.string()),
+    ]
+)
+
+
+def detection_predictions(
+    index: Index, rows: NDArray[np.int64], logits: NDArray[np.float32], thresholds: Thresholds
+) -> pa.Table:
+    """Predictions of Index rows int64 [n] with logits float32 [n]; a row that comes twice is kept once."""
+    rows, first = np.unique(rows, return_index=True)
+    logits = logits[first].astype(np.float32)
+    probability = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    taken = index.table.take(pa.array(rows))
+    generator = (
+        taken.column("generator").cast(pa.string())
+        if "generator" in taken.column_names
+        else pa.nulls(len(rows), pa.string())
+    )
+    return pa.table(
+        {
+            "index": rows,
+            "path": taken.column("path").cast(pa.string()),
+            "split": taken.column("split").cast(pa.string()),
+            "label": pc.cast(taken.column("label"), pa.int64()),
+            "generator": generator,
+            "logit": logits,
+            "probability": probability.astype(np.float32),
+            "verdict": thresholds.verdict(probability),
+            "band": thresholds.band(probability),
+        },
+        schema=DETECTION_SCHEMA,
+    )
+
+
+def write_predictions(table: pa.Table, path: Path) -> None:
+    """Parquet, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    pq.write_table(table, unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,1 @@
+"""What a detector is worth: binary metrics, calibration, confidence intervals, thresholds."""

@@ -1,0 +1,270 @@
+"""What stands in each section of a run's report, as plain values for the template."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import TapetumError
+from .format import Interval, duration, flatten, interval, number, percent, percent_interval, plain
+from .history import Best
+from .page import png_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+LoadImage = Callable[[str], "np.ndarray[Any, Any] | Image"]
+WORST = 24
+THUMBNAIL = 192
+CLASSES = ("real", "generated")
+
+
+@dataclass(frozen=True)
+class GeneratorRow:
+    """One generator's line in the table: shares in [0, 1] or NaN, counts of the images it was judged on."""
+
+    name: str
+    generated: int
+    real: int
+    reals: str
+    accuracy: float
+    interval: Interval | None
+    real_accuracy: float
+    fake_accuracy: float
+    auroc: float
+    ap: float
+
+
+@dataclass(frozen=True)
+class WrongImage:
+    """One misjudged image; `uri` is empty where it could not be shown, `reason` says why."""
+
+    uri: str
+    reason: str
+    small: bool
+    path: str
+    label: str
+    generator: str | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """The images shown, and how many were misjudged in all."""
+
+    images: list[WrongImage]
+    total: int
+    of: int
+
+
+def facts(
+    config: Mapping[str, Any], environment: Mapping[str, Any], duration_s: float | None, top: Best | None
+) -> list[tuple[str, str]]:
+    """(name, value) of what a reader asks first; what neither config nor environment says is left out."""
+    leaves = flatten(config)
+    lines: list[tuple[str, list[tuple[str, str]]]] = [
+        ("task", [("task", "")]),
+        ("network", [("model.net._target_", ""), ("model.net.name", "")]),
+        ("pretrained", [("model.net.pretrained", "")]),
+        ("data", [("data.index._target_", ""), ("data.root", ""), ("data.limit", "limit ")]),
+        ("batch", [("data.batch_size", ""), ("trainer.accumulate_grad_batches", "accumulated × ")]),
+        (
+            "optimizer",
+            [
+                ("optimizer._target_", ""),
+                ("optimizer.lr", "lr "),
+                ("optimizer.weight_decay", "weight decay "),
+            ],
+        ),
+        ("schedule", [("scheduler._target_", "")]),
+        ("epochs", [("trainer.max_epochs", "at most ")]),
+        ("precision", [("trainer.precision", "")]),
+        ("seed", [("seed", "")]),
+    ]
+    found: list[tuple[str, str]] = []
+    for name, keys in lines:
+        values = [
+            prefix + _short(key, leaves[key])
+            for key, prefix in keys
+            if key in leaves and leaves[key] is not None
+        ]
+        if values:
+            found.append((name, ", ".join(values)))
+    if top is not None and top.epoch is not None:
+        found.append(("best epoch", f"{top.epoch:g}"))
+    found += _machine(environment)
+    if duration_s is not None:
+        found.append(("duration", duration(duration_s)))
+    return found
+
+
+def tiles(
+    split: str,
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    generators: list[GeneratorRow],
+) -> list[tuple[str, str, str]]:
+    """(name, figure, what stands below it) of the headline."""
+    found: list[tuple[str, str, str]] = []
+    bounds = percent_interval(intervals.get(f"{split}/accuracy"))
+    found.append((f"{split} accuracy", percent(metrics[f"{split}/accuracy"]), _bounds(bounds)))
+    for name, label in (("auroc", "AUROC"), ("ap", "average precision")):
+        bounds = interval(intervals.get(f"{split}/{name}"))
+        found.append((f"{split} {label}", number(metrics[f"{split}/{name}"]), _bounds(bounds)))
+    known = [row for row in generators if not math.isnan(row.accuracy)]
+    if known:
+        worst = min(known, key=lambda row: row.accuracy)
+        below = f"{worst.name}, the lowest of {len(generators)}" if len(generators) > 1 else worst.name
+        found.append(("worst generator, accuracy", percent(worst.accuracy), below))
+    else:
+        error = number(metrics[f"{split}/ece"], 3)
+        found.append((f"{split} calibration error", error, "expected (ECE); 0 is perfect"))
+    return found
+
+
+def generator_rows(
+    predictions: pa.Table, split: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> list[GeneratorRow]:
+    """One line a generator, worst accuracy first, undefined last."""
+    from ..evaluation.generators import subsets
+
+    rows = []
+    for subset in subsets(predictions):
+        prefix = f"{split}/generator/{subset.metric_name}/"
+        rows.append(
+            GeneratorRow(
+                name=subset.name,
+                generated=subset.generated,
+                real=subset.real,
+                reals=subset.reals,
+                accuracy=metrics[prefix + "accuracy"],
+                interval=intervals.get(prefix + "accuracy"),
+                real_accuracy=metrics[prefix + "real_accuracy"],
+                fake_accuracy=metrics[prefix + "fake_accuracy"],
+                auroc=metrics[prefix + "auroc"],
+                ap=metrics[prefix + "ap"],
+            )
+        )
+    return sorted(rows, key=lambda row: (math.isnan(row.accuracy), row.accuracy, row.name))
+
+
+def wrong_images(predictions: pa.Table, load_image: LoadImage | None) -> Wrong:
+    """The most confidently misjudged images with their thumbnails."""
+    from ..evaluation.curves import confusion, most_confidently_wrong
+
+    counts = confusion(predictions)
+    shown = []
+    for row in most_confidently_wrong(predictions, WORST).to_pylist():
+        uri, reason, small = _thumbnail(row["path"], load_image)
+        shown.append(
+            WrongImage(
+                uri, reason, small, row["path"], CLASSES[row["label"]], row["generator"], row["probability"]
+            )
+        )
+    return Wrong(shown, counts.real_as_generated + counts.generated_as_real, len(predictions))
+
+
+def undefined(predictions: Mapping[str, pa.Table]) -> list[str]:
+    """A sentence for each split whose figures are partly undefined, and why."""
+    said = []
+    for split, table in predictions.items():
+        labels = set(pc.unique(table["label"]).to_pylist())
+        if not labels:
+            said.append(f"The {split} split holds no image; all its figures are undefined.")
+        elif len(labels) == 1:
+            only = CLASSES[labels.pop()]
+            said.append(
+                f"The {split} split holds {only} images only ({len(table):,}): what needs both "
+                "classes (AUROC, average precision, balanced accuracy) is undefined, and accuracy says nothing "
+                "of the other class."
+            )
+        unnamed = int(
+            pc.sum(pc.and_(pc.equal(table["label"], 1), pc.is_null(table["generator"]))).as_py() or 0
+        )
+        generated = int(pc.sum(table["label"]).as_py() or 0)
+        if 0 < unnamed < generated:
+            said.append(
+                f"{unnamed:,} of {generated:,} generated {split} images name no generator; they count in "
+                "the whole and in no generator's line."
+            )
+    return said
+
+
+def absences(shown: pa.Table | None, split: str | None, trained: bool) -> dict[str, str]:
+    """Why a picture may be missing, by its name."""
+    curve = "No figure was recorded" + ("." if trained else ": the run has no finished epoch in metrics.csv.")
+    if shown is None:
+        none = "No predictions were written, so there is nothing to draw."
+        return {"training_curve": curve} | dict.fromkeys(
+            ("roc", "precision_recall", "confusion", "scores", "generators", "reliability", "wrong"), none
+        )
+    empty = f"The {split} split holds no image."
+    both = f"Undefined: the {split} split holds one class only." if len(shown) else empty
+    return {
+        "training_curve": curve,
+        "roc": both,
+        "precision_recall": both,
+        "confusion": empty,
+        "scores": empty,
+        "generators": f"No generated {split} image names its generator." if len(shown) else empty,
+        "reliability": empty,
+        "wrong": empty,
+    }
+
+
+def _thumbnail(path: str, load_image: LoadImage | None) -> tuple[str, str, bool]:
+    """(data address, reason why there is none, whether the image is smaller than its place on the page)."""
+    if load_image is None:
+        return "", "images not at hand", False
+    from PIL import Image
+
+    try:
+        loaded = load_image(path)
+    except (TapetumError, OSError) as error:
+        return "", str(error), False
+    image = loaded if isinstance(loaded, Image.Image) else Image.fromarray(loaded)
+    image = image.convert("RGB")
+    small = max(image.size) < THUMBNAIL
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return png_uri(buffer.getvalue()), "", small
+
+
+def _machine(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """git, hardware and versions out of environment.json, as `runs.environment` writes it."""
+    found = []
+    git = environment.get("git")
+    if git:
+        found.append(("git", str(git["sha"])[:12] + (", with uncommitted changes" if git["dirty"] else "")))
+    gpus = list(environment.get("gpus") or ())
+    parts = [f"{gpus.count(name)} × {name}" for name in dict.fromkeys(gpus)]
+    cpu = environment.get("cpu")
+    if cpu:
+        parts.append(f"{cpu['model']} ({cpu['cores']} cores)")
+    if environment.get("memory_gb"):
+        parts.append(f"{environment['memory_gb']} GB")
+    if parts:
+        found.append(("hardware", ", ".join(parts)))
+    packages = environment.get("packages") or {}
+    versions = [f"{name} {packages[name]}" for name in ("tapetum", "torch") if packages.get(name)]
+    if versions:
+        found.append(("versions", ", ".join(versions)))
+    return found
+
+
+def _short(key: str, value: Any) -> str:
+    """A dotted target by its last names: `tapetum.detectors.npr.NPR` as `npr.NPR`."""
+    text = plain(value)
+    return ".".join(text.split(".")[-2:]) if key.endswith("_target_") else text
+
+
+def _bounds(text: str) -> str:
+    return f"95 % interval {text}" if text else ""

@@ -1,0 +1,123 @@
+"""From a config to its objects: index, network, module, data. Everything that trains, checks or loads builds here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from ..config.build import build
+from ..errors import ConfigError
+from ..indexes.build import build as build_index_from
+from ..indexes.table import Index
+
+Progress = Callable[[int, int], None]
+
+_INDEX_KEYS = ("index", "root", "roots", "limit", "val_fraction", "rescan")
+REQUIRED_COLUMNS = {"detection": ("label",)}
+"""Columns of the Index that a task can't do without."""
+
+
+def build_index(config: Mapping[str, Any]) -> Index:
+    """The Index of `data`, from its cache where nothing changed; DataError where the files don't fit."""
+    data = config["data"]
+    layout = build({**data["index"], "_partial_": True}, allow=config["allow_targets"])
+    return build_index_from(
+        layout,
+        root=Path(data["root"]).expanduser(),
+        roots={split: Path(path).expanduser() for split, path in (data["roots"] or {}).items()},
+        limit=data["limit"],
+        val_fraction=data["val_fraction"],
+        seed=config["seed"],
+        cache=Path(config["paths"]["cache"]).expanduser(),
+        rescan=data["rescan"],
+        required=REQUIRED_COLUMNS[config["task"]],
+        name=data_name(config),
+    )
+
+
+def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.Module:
+    """The network of `model.net`; with pretrained=False its own weights come from a checkpoint instead."""
+    node = dict(config["model"]["net"])
+    if not pretrained and "pretrained" in node:
+        node["pretrained"] = False
+    net = build(node, allow=config["allow_targets"])
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"model.net._target_={node['_target_']} is not a torch module but {type(net).__name__}")
+    if not hasattr(net, "input_spec"):
+        raise ConfigError(
+            f"model.net._target_={node['_target_']} has no input_spec: give the network an attribute "
+            f"input_spec: InputSpec(size=…, resize=…) that says how it wants to be fed"
+        )
+    return net
+
+
+def build_module(
+    config: Mapping[str, Any], net: nn.Module, *, class_counts: list[int] | None = None, train: bool = True
+) -> lightning.LightningModule:
+    """The task's LightningModule around a network; without optimizer and schedule where it will only predict."""
+    node = {key: value for key, value in config["model"].items() if key != "net"}
+    allow = config["allow_targets"]
+    fits = train and config["model"]["fit"]
+    module = build(
+        node,
+        allow=allow,
+        net=net,
+        optimizer=build(config["optimizer"], allow=allow) if fits else None,
+        scheduler=build(config["scheduler"], allow=allow) if fits and config["scheduler"] else None,
+        monitor=config["train"]["monitor"],
+        mode=config["train"]["mode"],
+        class_counts=class_counts,
+        channels_last=config["train"]["channels_last"],
+        log_every_n_steps=config["trainer"]["log_every_n_steps"],
+    )
+    if not isinstance(module, lightning.LightningModule):
+        raise ConfigError(f"model._target_={node['_target_']} is not a LightningModule")
+    return module
+
+
+def build_datamodule(
+    config: Mapping[str, Any], index: Index, module: lightning.LightningModule, progress: Progress | None = None
+) -> Any:
+    """The task's LightningDataModule over an Index, fed as the module's network wants it."""
+    node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}
+    return build(
+        node,
+        allow=config["allow_targets"],
+        index=index,
+        input_spec=module.input_spec,
+        augment=build(config["augment"], allow=config["allow_targets"]),
+        seed=config["seed"],
+        cache_dir=Path(config["paths"]["cache"]).expanduser(),
+        progress=progress,
+    )
+
+
+def class_counts(index: Index) -> list[int]:
+    """Training images of class 0 and class 1."""
+    from ..datamodules.detection import labels
+
+    values = labels(index)[index.rows("train")]
+    return [int((values == label).sum()) for label in (0, 1)]
+
+
+def parameter_counts(net: nn.Module) -> tuple[int, int]:
+    """Total and trainable parameters; works on the meta device."""
+    parameters = list(net.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def build_network_on_meta(config: Mapping[str, Any]) -> nn.Module:
+    """The network without memory for its weights and without loading any: for counting and shapes."""
+    with torch.device("meta"):
+        return build_network(config)
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """A short name of the data for tables and directories: the layout's module and the root's last part."""
+    target = str(config["data"]["index"]["_target_"])
+    return target.split(".")[-2] if target.endswith(".index") else target.split(".")[-1]

@@ -1,0 +1,135 @@
+"""A run on the disk: one directory, made once, with everything that the run was and became."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import CheckpointError, TapetumError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names of the files of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def command(self) -> Path:
+        """The command line that made the run, one line a start."""
+        return self.path / "command.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware, git."""
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        """What was said, with times."""
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """best.ckpt, last.ckpt and a JSON beside each."""
+        return self.path / "checkpoints"
+
+    @property
+    def history(self) -> Path:
+        """Every logged value, a row each time something was logged."""
+        return self.path / "metrics.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """The final figures; it exists once the run has finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """The directory of index.html."""
+        return self.path / "report"
+
+    def predictions(self, split: str) -> Path:
+        """The Predictions table of a split."""
+        return self.path / "predictions" / f"{split}.parquet"
+
+    def checkpoint(self, which: str) -> Path:
+        """`best` or `last`; CheckpointError, saying what there is, where it was never written."""
+        file = self.checkpoints / f"{which}.ckpt"
+        if not file.is_file():
+            there = sorted(found.stem for found in self.checkpoints.glob("*.ckpt"))
+            raise CheckpointError(
+                f"{self.path} has no checkpoint {which!r}: it has {', '.join(there) if there else 'none at all'}"
+            )
+        return file
+
+    def best_or_last(self) -> Path:
+        """`best` where something was monitored, else `last`."""
+        return self.checkpoint("best" if (self.checkpoints / "best.ckpt").is_file() else "last")
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config as plain data."""
+        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return config
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its final figures."""
+        return self.metrics.is_file()
+
+
+def create_run(config: Mapping[str, Any], directory: Path | None = None) -> RunDirectory:
+    """Make `outputs/<task>/<name>/<timestamp>-<6 hex>/`, or the directory that a sweep gives its job.
+
+    Writes config.yaml; raises TapetumError where the given directory already holds a run.
+    """
+    if directory is None:
+        directory = Path(config["paths"]["outputs"]) / config["task"] / config["name"] / stamp()
+    run = RunDirectory(directory)
+    if run.config.exists():
+        raise TapetumError(f"{directory} already holds a run: continue it with resume={directory}")
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
+    return run
+
+
+def open_run(path: str | Path) -> RunDirectory:
+    """The run at a directory, or the one that a checkpoint file belongs to."""
+    path = Path(path)
+    directory = path.parent.parent if path.suffix == ".ckpt" and path.parent.name == "checkpoints" else path
+    run = RunDirectory(directory)
+    if not run.config.is_file():
+        raise TapetumError(f"{path} is not a run: a run's directory holds a config.yaml, such as outputs/detection/…")
+    return run
+
+
+def unfinished_runs(outputs: Path, task: str, name: str) -> list[RunDirectory]:
+    """Runs of this task and name that have a checkpoint and no final figures, the latest first."""
+    found = [RunDirectory(config.parent) for config in (outputs / task / name).glob("*/config.yaml")]
+    left = [run for run in found if not run.finished and (run.checkpoints / "last.ckpt").is_file()]
+    return sorted(left, key=lambda run: run.path.name, reverse=True)
+
+
+def stamp() -> str:
+    """`2026-11-21_14-03-59-a1b2c3`: sorts by time and never collides."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Human-readable JSON, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    unfinished.replace(path)

@@ -1,0 +1,43 @@
+"""The `tapetum` logger: lines on the terminal, and the same lines with times in train.log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+log = logging.getLogger("tapetum")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages as they are, above a progress bar if one is drawn."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """logging's hook."""
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        self.console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def logging_to(file: Path, console: Console) -> Iterator[None]:
+    """While open, the project's messages go to the console and are appended to a file."""
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_console = ConsoleHandler(console)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in (to_file, to_console):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (to_file, to_console):
+            log.removeHandler(handler)
+        to_file.close()

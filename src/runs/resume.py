@@ -1,0 +1,132 @@
+"""Going on where a run stopped, bit by bit the same.
+
+What a step draws is derived from (seed, epoch, index); what remains is the state of torch's generators (dropout),
+which travels in the checkpoint. A resumed run must be the same run: only how long it lasts, where it runs and who
+is told may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ..errors import ConfigError, TapetumError
+from .checkpoints import read_checkpoint
+from .directory import RunDirectory, open_run, unfinished_runs
+
+MAY_CHANGE = (
+    "resume",
+    "paths",
+    "logger",
+    "launcher",
+    "data.num_workers",
+    "data.root",
+    "data.roots",
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+)
+"""Keys that a resumed run may set anew; the Index's fingerprint guards what lies behind data.root."""
+
+
+class GeneratorState(Callback):
+    """Carries the states of torch's generators through a checkpoint.
+
+    They are given back at the first training batch, not earlier: what Lightning does in between draws too.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, torch.Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """uint8 tensors, one a generator."""
+        states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state()
+        return states
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning's hook."""
+        self._states = state_dict
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's hook."""
+        if self._states is None:
+            return
+        torch.set_rng_state(self._states["cpu"])
+        if "cuda" in self._states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self._states["cuda"])
+        self._states = None
+
+
+def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, Path] | None:
+    """The run and checkpoint that `resume=auto|<run>|<checkpoint>` means; None where auto finds nothing to resume.
+
+    Raises ConfigError naming every key that differs from the run's own config and may not, and TapetumError where
+    the run has no checkpoint yet.
+    """
+    if resume == "auto":
+        outputs = Path(config["paths"]["outputs"])
+        for run in unfinished_runs(outputs, config["task"], config["name"]):
+            if not differences(run.read_config(), config):
+                return run, run.checkpoint("last")
+        return None
+    run = open_run(resume)
+    changed = differences(run.read_config(), config)
+    if changed:
+        raise ConfigError(
+            [
+                f"{key}={new!r}, but the run that resume={resume} continues has {old!r}: leave it as it was, or start "
+                f"a new run from its weights with weights={resume}"
+                for key, (old, new) in changed.items()
+            ]
+        )
+    file = Path(resume) if Path(resume).suffix == ".ckpt" else run.checkpoint("last")
+    return run, file
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two configs and may not between a run and its continuation."""
+    before, after = flatten(old), flatten(new)
+    found = {}
+    for key in sorted(set(before) | set(after)):
+        if any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+            continue
+        if before.get(key) != after.get(key):
+            found[key] = (before.get(key), after.get(key))
+    return found
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping of dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def check_index(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
+    """The checkpoint, once it is sure that it was written on the same Index; TapetumError otherwise."""
+    loaded = read_checkpoint(checkpoint)
+    before = loaded["tapetum"]["metadata"]["index"]
+    if before != fingerprint:
+        raise TapetumError(
+            f"the data changed since {checkpoint} was written (index {before} then, {fingerprint} now), and a resumed "
+            f"run must see the same images: bring the files back, or start a new run with weights={checkpoint}"
+        )
+    return loaded

@@ -1,0 +1,66 @@
+"""How fast training went and how much memory it took, once an epoch."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class Throughput(Callback):
+    """Logs `speed/images_per_second`, `speed/data_wait` (share of the time spent waiting for batches), `memory/peak_gb`.
+
+    Validation does not count. Memory is the device's on CUDA and the process's elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._training = self._waiting = 0.0
+        self._batch_began = self._batch_ended = 0.0
+        self._images = 0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook."""
+        self._training = self._waiting = 0.0
+        self._images = 0
+        self._batch_ended = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's hook."""
+        self._batch_began = time.perf_counter()
+        self._waiting += self._batch_began - self._batch_ended
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's hook."""
+        self._batch_ended = time.perf_counter()
+        self._training += self._batch_ended - self._batch_began
+        self._images += len(batch["index"])
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook: time spent validating inside an epoch is not time spent waiting for data."""
+        self._batch_ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook."""
+        total = self._training + self._waiting
+        module.log_dict(
+            {
+                "speed/images_per_second": self._images * trainer.world_size / total if total else 0.0,
+                "speed/data_wait": self._waiting / total if total else 0.0,
+                "memory/peak_gb": peak_memory_gb(),
+            }
+        )
+
+
+def peak_memory_gb() -> float:
+    """Highest memory use so far, in 10⁹ bytes: of the CUDA device if there is one, else resident in this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,7 +1,8 @@
 """Tiny data in the true on-disk layouts, the same on every machine.
 
-Real images are smooth ramps of colour with noise; generated ones are the same with a checkerboard over them, so that
-a network can learn the difference in a few steps. Every image is a function of (seed, split, class, number).
+Real images are smooth ramps of colour with noise; generated ones are the same with a checkerboard over them,
+so that a network can learn the difference in a few steps. Every image is a function of (seed, split, class,
+number).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def make_folder(
     size: int = 32,
     seed: int = 0,
 ) -> Path:
-    """`<split>/<class>/0000.jpg`, so many images of each class a split; the split "" puts classes below root."""
+    """`<split>/<class>/0000.jpg`, so many images a split and class; the split "" puts classes below root."""
     for number, (split, count) in enumerate((SPLITS if splits is None else splits).items()):
         for label, name in enumerate((real, generated)):
             for image in range(count):
@@ -53,8 +54,10 @@ def make_folder(
     return root
 
 
-def make_cifake(root: Path, *, splits: Mapping[str, int] | None = None, copies: int = 0, seed: int = 0) -> Path:
-    """`train|test/REAL|FAKE/0000 (k).jpg` at 32 x 32; the first `copies` of test/FAKE are also in train/FAKE."""
+def make_cifake(
+    root: Path, *, splits: Mapping[str, int] | None = None, copies: int = 0, seed: int = 0
+) -> Path:
+    """`train|test/REAL|FAKE/0000 (k).jpg`, 32 x 32; the first `copies` of test/FAKE are in train/FAKE too."""
     splits = {"train": 24, "test": 8} if splits is None else splits
     for number, (split, count) in enumerate(splits.items()):
         for label, name in enumerate(("REAL", "FAKE")):
@@ -79,7 +82,13 @@ def make_manifest(
                 make_image(root / path, generated=bool(label), seed=(seed, number, label, image))
                 generator = ("gan_a", "gan_b")[image % 2] if label else None
                 rows.append(
-                    {"path": path, "label": name, "split": split, "generator": generator, "group": f"{split}{image}"}
+                    {
+                        "path": path,
+                        "label": name,
+                        "split": split,
+                        "generator": generator,
+                        "group": f"{split}{image}",
+                    }
                 )
     if file.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), root / file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def pretrained_config(name: str) -> dict[str, Any]:
     config = timm.get_pretrained_cfg(name)
     if config is None:
         raise ConfigError(f"timm records no input size for model.net.name={name}: choose another model")
-    return dict(config.to_dict())
+    return asdict(config)
 
 
 def width(tower: nn.Module) -> int:
@@ -79,8 +80,7 @@ def load_pretrained(tower: nn.Module, path: str, *, in_chans: int = 3) -> None:
         for layer in _names(config.get("first_conv")):
             if f"{layer}.weight" in state:
                 state[f"{layer}.weight"] = _fold(in_chans, state[f"{layer}.weight"])
-    drop = [f"{layer}." for layer in _names(config.get("classifier"))]
-    load_state(tower, state, source=str(file), drop=drop)
+    load_state(tower, state, source=str(file), drop=_classifier_names(tower, config))
 
 
 def _from_hub(name: str, config: dict[str, Any], in_chans: int, sized: dict[str, Any]) -> nn.Module:
@@ -128,6 +128,13 @@ def _weight_file(path: Path) -> Path:
         f"the directory model.net.pretrained={path} holds neither "
         f"{' nor '.join(WEIGHT_FILES)}: name the weight file"
     )
+
+
+def _classifier_names(tower: nn.Module, config: dict[str, Any]) -> set[str]:
+    # timm declares the last layer only, while some towers lose more with it (LeViT its BatchNorm).
+    with torch.device("meta"):
+        whole = timm.create_model(config["architecture"], num_classes=1)
+    return set(whole.state_dict()) - set(tower.state_dict())
 
 
 def _fold(in_chans: int, weight: Tensor) -> Tensor:

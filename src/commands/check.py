@@ -38,7 +38,7 @@ def explain(composed: Composed) -> dict[str, Any]:
 
     Raises ConfigError with all problems of both phases.
     """
-    check_config(composed, need_data=False)
+    check_config(composed, need_files=False)
     from ..modules.detection import with_geometry
     from ..runs.building import build_index, build_network_on_meta, class_counts, parameter_counts
     from .memory import estimate

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.build import check_imported
+from ..config.check import check_imported
 from ..errors import ConfigError, TapetumError
 from ..indexes.table import Index
 from ..modules.detection import with_geometry

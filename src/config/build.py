@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
-from ..errors import ConfigError, TapetumError
+from ..errors import ConfigError, TapetumError, did_you_mean
 from .targets import ALLOWED, target_problem, walk_targets
 
 
@@ -28,9 +31,7 @@ def build(node: Mapping[str, Any], /, *, allow: Sequence[str] = (), **runtime: A
         locate(found["_target_"], allow)
     if "_target_" not in node:
         if runtime:
-            raise ConfigError(
-                f"a node without _target_ takes no arguments, but got {', '.join(sorted(runtime))}"
-            )
+            raise ConfigError(f"a node without _target_ takes no arguments: {', '.join(sorted(runtime))}")
         return _instantiate(node, "")
     target = str(node["_target_"])
     deferred = _instantiate({**node, "_partial_": True}, target)
@@ -64,12 +65,7 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
     problem = target_problem(target, allow)
     if problem:
         raise ConfigError(problem)
-    try:
-        found = get_object(target)
-    except InstantiationException as error:
-        raise _readable(error, target) from (error.__cause__ or error)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"_target_={target} can't be imported: {error}") from error
+    found = _imported(target)
     home = getattr(found, "__module__", None)
     # An attribute may lead out of the package it is reached through: torch.os.system lives in posix.
     if isinstance(home, str) and home.split(".")[0] not in (*_HOMES, *(name.split(".")[0] for name in allow)):
@@ -79,6 +75,23 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
 
 # Packages whose objects the allowed ones re-export.
 _HOMES = (*ALLOWED, "pytorch_lightning", "lightning_fabric", "lightning_utilities")
+
+
+def _imported(target: str) -> Any:
+    """The object that a dotted name leads to, importing one package after the other."""
+    path, *names = target.split(".")
+    try:
+        found: Any = importlib.import_module(path)
+        for name in names:
+            if not hasattr(found, name) and isinstance(found, ModuleType) and find_spec(f"{path}.{name}"):
+                importlib.import_module(f"{path}.{name}")
+            if not hasattr(found, name):
+                near = did_you_mean(name, [one for one in dir(found) if not one.startswith("_")])
+                raise ConfigError(f"_target_={target} does not exist: {path} has no {name}{near}")
+            found, path = getattr(found, name), f"{path}.{name}"
+    except ImportError as error:
+        raise ConfigError(f"_target_={target} can't be imported: {error}") from error
+    return found
 
 
 def _instantiate(node: Mapping[str, Any], target: str) -> Any:

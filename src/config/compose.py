@@ -48,17 +48,7 @@ def compose(overrides: Sequence[str]) -> Composed:
 
     Raises ConfigError with every missing value and every interpolation that leads nowhere.
     """
-    singleton = GlobalHydra.instance()
-    outer = singleton.hydra
-    singleton.clear()
-    try:
-        with initialize_config_module(CONFIG_MODULE, version_base=VERSION_BASE):
-            config = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(_composition_problem(error)) from error
-    finally:
-        singleton.hydra = outer
-    return finish(config)
+    return finish(compose_raw(overrides))
 
 
 def finish(config: DictConfig) -> Composed:
@@ -80,6 +70,19 @@ def finish(config: DictConfig) -> Composed:
     if "name" in result and result["name"] is None:
         result["name"] = f"{choices.get('model', 'model')}-{choices.get('data', 'data')}"
     return Composed(config=result, choices=choices)
+
+
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes, its own node included and nothing resolved; ConfigError where it can't."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base=VERSION_BASE):
+            return hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError(_composition_problem(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer  # Hydra's own exit puts back what was there before: nothing
 
 
 def register_resolvers() -> None:
@@ -109,7 +112,7 @@ def _placeholder(key: str) -> str:
 
 
 def _broken_interpolations(config: DictConfig, raw: Any, missing: Sequence[str]) -> Iterator[str]:
-    """What is wrong with each `${…}` that leads nowhere; a missing value is reported once, where it stands."""
+    """What is wrong with each `${…}` that leads nowhere; a missing value is told once, where it stands."""
     for key, value in _leaves(raw):
         if not isinstance(value, str) or "${" not in value:
             continue

@@ -1,0 +1,1 @@
+"""One LightningDataModule a task, samplers, the cache of decoded images."""

@@ -25,16 +25,20 @@ OnBadImage = Literal["raise", "skip"]
 
 @dataclass
 class LoadedBatch:
-    """A batch, or None where no image of it could be read, and what could not (row → reason)."""
+    """A batch and what could not be read (row → reason); or, out of a worker process, why there is none.
 
-    batch: dict[str, Any] | None
+    failure: message of the DataError that a worker met. Were it raised there, the DataLoader would raise it
+        again with the worker's traceback as its message.
+    """
+
+    batch: dict[str, Any]
     bad: dict[int, str]
+    failure: str | None = None
 
     def pin_memory(self) -> LoadedBatch:
         """The DataLoader's hook for page-locked memory."""
-        if self.batch is None:
-            return self
-        return LoadedBatch({name: _pinned(value) for name, value in self.batch.items()}, self.bad)
+        batch = {name: _pinned(value) for name, value in self.batch.items()}
+        return LoadedBatch(batch, self.bad, self.failure)
 
 
 def identity(loaded: Any) -> Any:
@@ -46,6 +50,8 @@ class ImageDataset(Dataset[LoadedBatch]):
     """Whole batches by key: `dataset.__getitems__([(epoch, row), …])`.
 
     columns: int64 [len(index)] each, copied into the batch by row under their names.
+    on_bad_image: `raise` a DataError that names the file, or `skip` it: the batch is smaller by one, down to
+        an empty list of images, and the row and its reason are in `bad`.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class ImageDataset(Dataset[LoadedBatch]):
         on_bad_image: OnBadImage = "raise",
         decoded: DecodedCache | None = None,
     ) -> None:
+        if on_bad_image not in ("raise", "skip"):
+            raise DataError(f"unknown value data.on_bad_image={on_bad_image}: raise, skip")
         self.index = index
         self.spec = spec
         self.augment = augment
@@ -70,6 +78,25 @@ class ImageDataset(Dataset[LoadedBatch]):
         self.decoded = decoded
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
+        try:
+            return self._load(keys)
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return LoadedBatch({}, {}, str(error))
+
+    def resized(self, row: int) -> Tensor:
+        """uint8 [C, h, w] after the resize rule, before augmentation and crop.
+
+        Raises ImageError where the image can't be read.
+        """
+        if self.decoded is not None:
+            return self.decoded.image(row)
+        root, path = self.index.location(row)
+        image = read_image(root, path, channels=self.spec.channels, backend=self.backend)
+        return self.augment.resize(image, self.spec, self.backend)
+
+    def _load(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
         images: list[Tensor] = []
         rows: list[int] = []
         bad: dict[int, str] = {}
@@ -83,27 +110,16 @@ class ImageDataset(Dataset[LoadedBatch]):
                 continue
             images.append(self.augment(image, self.spec, sample_seed(self.seed, epoch, row)))
             rows.append(row)
-        if not rows:
-            return LoadedBatch(None, bad)
-        index = torch.tensor(rows, dtype=torch.int64)
-        batch: dict[str, Any] = {"images": _stack(images), "index": index}
+        batch: dict[str, Any] = {"images": _stack(images), "index": torch.tensor(rows, dtype=torch.int64)}
         for name, values in self.columns.items():
             batch[name] = torch.from_numpy(values[rows])
         return LoadedBatch(batch, bad)
 
-    def resized(self, row: int) -> Tensor:
-        """uint8 [C, h, w] after the resize rule, before augmentation and crop; ImageError where it can't be read."""
-        if self.decoded is not None:
-            return self.decoded.image(row)
-        root, path = self.index.location(row)
-        image = read_image(root, path, channels=self.spec.channels, backend=self.backend)
-        return self.augment.resize(image, self.spec, self.backend)
-
     def _explain(self, row: int, error: ImageError) -> str:
         root, path = self.index.location(row)
         return (
-            f"image {root / path} can't be used: {error}. Mend or remove it, or leave such images out (they are "
-            f"counted and listed in the run) with data.on_bad_image=skip"
+            f"image {root / path} can't be used: {error}. Mend or remove it, or leave such images out (they "
+            f"are counted and listed in the run) with data.on_bad_image=skip"
         )
 
 
@@ -112,14 +128,13 @@ def _pinned(value: Any) -> Any:
 
 
 def _stack(images: list[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor where all sizes agree, in shared memory inside a worker so that it is copied once, not twice."""
-    shape = images[0].shape
-    if any(image.shape != shape for image in images):
+    """One tensor where all sizes agree, in shared memory inside a worker so that it is copied once only."""
+    if not images or any(image.shape != images[0].shape for image in images):
         return images
-    size = (len(images), *shape)
+    size = (len(images), *images[0].shape)
     if get_worker_info() is None:
         out = torch.empty(size, dtype=torch.uint8)
     else:
-        storage = torch.UntypedStorage._new_shared(len(images) * images[0].numel())
+        storage = torch.UntypedStorage._new_shared(len(images) * images[0].numel())  # type: ignore[no-untyped-call]
         out = torch.tensor([], dtype=torch.uint8).set_(storage, 0, size)  # type: ignore[call-overload]
     return torch.stack(images, out=out)

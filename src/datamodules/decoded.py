@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from os import cpu_count, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, DataError, ImageError
 from ..images.augment import Augment
 from ..images.decode import Backend
 from ..images.geometry import InputSpec
@@ -25,9 +27,11 @@ from ..indexes.table import Index
 
 Progress = Callable[[int, int], None]
 
+_CHUNK = 64  # images a thread takes at a time, and after which progress is told
+
 
 class DecodedCache:
-    """uint8 [n, C, h, w] of an Index's images after the resize rule; opened read-only, safe across processes."""
+    """uint8 [n, C, h, w] of an Index's images after the resize rule; read-only, safe across processes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -59,19 +63,24 @@ def decoded_cache(
 ) -> DecodedCache:
     """The cache of this index under this geometry, built first if it is not there yet.
 
-    Built beside its final place under a lock and then renamed: an interrupted build leaves nothing behind that
-    could be taken for a cache. Raises ConfigError where images keep different sizes after the resize.
+    Built beside its final place under a lock and then renamed: an interrupted build leaves nothing behind
+    that could be taken for a cache. Raises ConfigError where images keep different sizes after the resize,
+    DataError where the disk has no room for it or where the index does not know its files.
     """
     if spec.size is None or spec.resize not in ("squash", "pad"):
         raise ConfigError(
-            f"data.cache=decoded needs a resize to one size, but the network's resize rule is {spec.resize!r}: "
-            f"type data.cache=none, or model.geometry.resize=squash"
+            f"data.cache=decoded needs a resize to one size, but the network's resize rule is "
+            f"{spec.resize!r}: type data.cache=none, or model.geometry.resize=squash"
+        )
+    if not index.edition:
+        raise DataError(
+            "data.cache=decoded needs an Index that knows when its files last changed, as "
+            "tapetum.indexes.build.build makes it: type data.cache=none"
         )
     height, width = (side + augment.enlarge for side in spec.size)
-    shape = (len(index.table), spec.channels, height, width)
-    key = blake2b(
-        json.dumps([index.edition, list(shape), spec.resize, spec.interpolation, backend]).encode(), digest_size=12
-    ).hexdigest()
+    shape = (len(index), spec.channels, height, width)
+    described = [index.edition, list(shape), spec.resize, spec.interpolation, backend]
+    key = blake2b(json.dumps(described).encode(), digest_size=12).hexdigest()
     directory = cache.expanduser() / "decoded" / key
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_suffix(".lock")):
@@ -90,24 +99,63 @@ def _build(
     progress: Progress | None,
 ) -> None:
     unfinished = directory.with_suffix(".tmp")
-    unfinished.mkdir(exist_ok=True)
-    pixels = np.memmap(unfinished / "pixels.u8", np.uint8, "w+", shape=tuple(shape))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        _reserve(unfinished / "pixels.u8", math.prod(shape))
+        pixels = np.memmap(unfinished / "pixels.u8", np.uint8, "r+", shape=tuple(shape))
+        bad = _decode_all(pixels, index, spec, augment, backend, progress)
+        pixels.flush()
+        described = {"shape": list(shape), "bad": {str(row): bad[row] for row in sorted(bad)}}
+        (unfinished / "cache.json").write_text(json.dumps(described))
+    except OSError as error:
+        raise DataError(
+            f"the decoded images ({math.prod(shape) / 1e9:.2f} GB) can't be kept below {directory.parent}: "
+            f"{error.strerror}. Type data.cache=none, or paths.cache=<a folder with room>"
+        ) from error
+    finally:
+        if not (unfinished / "cache.json").is_file():
+            shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.replace(directory)
+
+
+def _reserve(file: Path, length: int) -> None:
+    """A file with its blocks on the disk: memory-mapped, one that runs out of room kills the process."""
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, length)
+        else:
+            opened.truncate(length)
+
+
+def _decode_all(
+    pixels: NDArray[np.uint8],
+    index: Index,
+    spec: InputSpec,
+    augment: Augment,
+    backend: Backend,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Fill the rows of pixels; what could not be decoded, row → reason."""
+    total = len(pixels)
     bad: dict[int, str] = {}
 
-    def decode(row: int) -> None:
-        root, path = index.location(row)
-        try:
-            image = read_image(root, path, channels=spec.channels, backend=backend)
-        except ImageError as error:
-            bad[row] = str(error)
-            return
-        pixels[row] = augment.resize(image, spec, backend).numpy()
+    def decode(start: int) -> int:
+        stop = min(start + _CHUNK, total)
+        for row in range(start, stop):
+            root, path = index.location(row)
+            try:
+                image = read_image(root, path, channels=spec.channels, backend=backend)
+                pixels[row] = augment.resize(image, spec, backend).numpy()
+            except ImageError as error:
+                bad[row] = str(error)
+        return stop
 
-    with ThreadPoolExecutor(cpu_count() or 1) as pool:  # the codecs release the GIL
-        for done, _ in enumerate(pool.map(decode, range(shape[0]), chunksize=64), start=1):
-            if progress is not None and (done % 256 == 0 or done == shape[0]):
-                progress(done, shape[0])
-    pixels.flush()
-    described = {"shape": list(shape), "bad": {str(row): bad[row] for row in sorted(bad)}}
-    (unfinished / "cache.json").write_text(json.dumps(described))
-    replace(unfinished, directory)
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)  # the codecs release the GIL
+    try:
+        for done in pool.map(decode, range(0, total, _CHUNK)):
+            if progress is not None:
+                progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is not waited for
+    return bad

@@ -73,10 +73,10 @@ class DetectionDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> ImageLoader:
         """Shuffled, augmented, resumable in the middle of an epoch."""
         rows = self.index.rows("train")
-        batches = EpochBatchSampler(
-            EpochSampler(rows, seed=self.seed, weights=self._weights(rows)), self.batch_size, self._shard()
-        )
-        return self._loader(batches, self.augment)
+        # Lightning's overfit_batches takes the first batches of each epoch: they must stay the same ones.
+        repeat = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        sampler = EpochSampler(rows, seed=self.seed, weights=self._weights(rows), repeat=repeat)
+        return self._loader(EpochBatchSampler(sampler, self.batch_size, self._shard()), self.augment)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """The validation split in order; an empty list where there is none."""
@@ -121,7 +121,9 @@ class DetectionDataModule(lightning.LightningDataModule):
         weights = np.zeros(len(rows))
         real = self._columns["labels"][rows] == 0
         if not real.any() or real.all():
-            raise DataError("data.sampler=generator_balanced needs real and generated images in the train split")
+            raise DataError(
+                "data.sampler=generator_balanced needs real and generated images in the train split"
+            )
         weights[real] = 0.5 / real.sum()
         shares = balanced_weights(generators[~real])
         weights[~real] = 0.5 * shares / shares.sum()

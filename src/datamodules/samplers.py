@@ -1,8 +1,8 @@
 """In which order the rows of an epoch come, as a function of (seed, epoch) alone.
 
 Nothing here depends on a worker, on the order of arrival or on state that a killed process would lose. Over
-several processes every rank cuts its share out of the same global batches, so that two ranks with a batch of 16
-see what one process with a batch of 32 sees.
+several processes every rank cuts its share out of the same global batches, so that two ranks with a batch of
+16 see what one process with a batch of 32 sees.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ class EpochSampler:
     """The rows of a training epoch: a permutation, or draws with replacement by weight.
 
     weights: float64 [len(rows)], probability of each row up to a factor; None shuffles without replacement.
+    repeat: every epoch in the order of the first, for fitting a few batches again and again.
     """
 
-    def __init__(self, rows: Rows, *, seed: int, weights: NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self, rows: Rows, *, seed: int, weights: NDArray[np.float64] | None = None, repeat: bool = False
+    ) -> None:
         self.rows = rows
         self.seed = seed
+        self.repeat = repeat
         self.epoch = 0
         self.probabilities = None if weights is None else weights / weights.sum()
 
@@ -48,7 +52,8 @@ class EpochSampler:
 
     def order(self) -> Rows:
         """int64 [len(rows)]: the rows of the current epoch in order."""
-        generator = np.random.default_rng(sample_seed(self.seed, self.epoch, _ORDER_STREAM))
+        epoch = 0 if self.repeat else self.epoch
+        generator = np.random.default_rng(sample_seed(self.seed, epoch, _ORDER_STREAM))
         if self.probabilities is None:
             return self.rows[generator.permutation(len(self.rows))]
         return self.rows[generator.choice(len(self.rows), size=len(self.rows), p=self.probabilities)]
@@ -60,8 +65,8 @@ class EpochSampler:
 class EpochBatchSampler:
     """Batches of (epoch, row) keys; can start in the middle of an epoch.
 
-    The incomplete batch at the end of a shuffled epoch is left out once there is at least one full one: the next
-    permutation brings its rows back, and batch normalisation is spared a batch of one.
+    The incomplete batch at the end of a shuffled epoch is left out once there is at least one full one: the
+    next permutation brings its rows back, and batch normalisation is spared a batch of one.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int, shard: Shard) -> None:
@@ -85,7 +90,7 @@ class EpochBatchSampler:
 
 
 class OrderedBatchSampler:
-    """Every row once, in order; a rank that would come up short repeats the last row (dropped later by `index`)."""
+    """Every row once, in order; a rank that comes up short repeats the last (dropped later by `index`)."""
 
     def __init__(self, rows: Rows, batch_size: int, shard: Shard) -> None:
         padded = np.pad(rows, (0, -len(rows) % shard.world), mode="edge") if len(rows) else rows

@@ -51,7 +51,7 @@ def evaluate(predictions: pa.Table, *, threshold: float | None = None) -> dict[s
             values_of = np.array([figures[f"generator/{subset.metric_name}/{name}"] for subset in found])
             figures[f"generator_mean/{name}"] = float(values_of.mean())
             figures[f"generator_min/{name}"] = float(values_of.min())
-            figures[f"generator_std/{name}"] = float(values_of.std())
+            figures[f"generator_std/{name}"] = float(values_of.std()) if np.ptp(values_of) else 0.0
     return figures
 
 

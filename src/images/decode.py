@@ -94,6 +94,8 @@ def decode(
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # the parsers of five formats, fed by strangers: each failure means a bad file
+        if isinstance(error.__cause__ or error, (struct.error, IndexError)):
+            raise ImageError(f"the {kind} file is truncated or damaged: its header ends early") from error
         raise ImageError(f"the {kind} file cannot be decoded: {error or type(error).__name__}") from error
     return _upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
 

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from ..errors import ConfigError
@@ -69,13 +68,15 @@ def gaussian_blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
         return image
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).float()
-    channels, height, width = image.shape
-    blurred = image.float()[None]
-    for axis, length, weight in ((2, height, kernel[:, None]), (3, width, kernel[None, :])):
+    weights = (kernel / kernel.sum()).tolist()
+    blurred = image.float()
+    for axis in (1, 2):  # sums of shifted copies: faster than conv2d and scipy on one core
+        length = blurred.shape[axis]
         padded = blurred.index_select(axis, _mirrored(length, radius))
-        blurred = F.conv2d(padded, weight.expand(channels, 1, *weight.shape), groups=channels)
-    return _to_levels(blurred[0])
+        blurred = padded.narrow(axis, 0, length) * weights[0]
+        for shift, weight in enumerate(weights[1:], start=1):
+            blurred.add_(padded.narrow(axis, shift, length), alpha=weight)
+    return _to_levels(blurred)
 
 
 def gaussian_noise(image: torch.Tensor, std: float, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -24,8 +24,8 @@ class Normalize(nn.Module):
     """(pixels - mean) / std a channel, with mean and std in [0, 1]: `Normalize(*IMAGENET)`.
 
     Takes [B, C, H, W] as uint8 in 0..255 and returns the dtype of the module (float32 unless it was cast), or
-    as float in [0, 1] and returns that dtype. The division by 255 is folded into the constants: one
-    multiply-add. The buffers are not part of the state dict. Raises ValueError for other dtypes and channel
+    as float in [0, 1] and returns that dtype. The division by 255 is folded into the constants: a multiply
+    and an add. The buffers are not part of the state dict. Raises ValueError for other dtypes and channel
     counts.
     """
 
@@ -47,10 +47,10 @@ class Normalize(nn.Module):
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(f"images of shape {tuple(images.shape)}: expected [B, {len(self.mean)}, H, W]")
         if images.dtype == torch.uint8:
-            return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale / 255)
+            return images.float().mul_(self.scale / 255).add_(self.shift).to(self.scale.dtype)
         if not images.is_floating_point():
             raise ValueError(f"images of dtype {images.dtype}: expected uint8 in 0..255 or float in [0, 1]")
-        return torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
+        return (images * self.scale + self.shift).to(images.dtype)
 
     def extra_repr(self) -> str:
         """Mean and std, for print(network)."""

@@ -63,15 +63,17 @@ def _read_file(path: Path, limits: Limits) -> bytes:
         raise ImageError("the file does not exist") from error
     except (OSError, ValueError) as error:
         raise ImageError(f"the file cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"not a regular file but {_kind(status.st_mode)}")
         limits.check_bytes(status.st_size)
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise ImageError(f"the file cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise ImageError(f"the file cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _kind(mode: int) -> str:

@@ -71,18 +71,24 @@ def build(
     def scan() -> tuple[Index, Stamps | None]:
         return _scan(layout, root, split_roots, limits, val_fraction, seed, name)
 
-    if cache is None:
-        index = scan()[0]
-    else:
-        request = {
-            **describe(layout),
-            "root": None if root is None else _absolute(root),
-            "roots": {split: _absolute(path) for split, path in split_roots.items()},
-            "limit": limits,
-            "val_fraction": val_fraction,
-            "seed": seed if limits else None,
-        }
-        index = cached(cache, request, scan, rescan=rescan)
+    try:
+        if cache is None:
+            index = scan()[0]
+        else:
+            request = {
+                **describe(layout),
+                "root": None if root is None else _absolute(root),
+                "roots": {split: _absolute(path) for split, path in split_roots.items()},
+                "limit": limits,
+                "val_fraction": val_fraction,
+                "seed": seed if limits else None,
+            }
+            index = cached(cache, request, scan, rescan=rescan)
+    except OSError as error:
+        raise DataError(
+            f"{name} can't be listed or its index not be kept: {error}. See that data.root can be read and "
+            f"that paths.cache (TAPETUM_CACHE) can be written"
+        ) from error
     named = {*splits, *split_roots, *(limits if isinstance(limit, Mapping) else ())}
     _check_use(index, required, [split for split in SPLITS if split in named], limits, name)
     return index
@@ -107,6 +113,7 @@ def _scan(
             + "".join(f"; {note}: {count}" for note, count in notes.items())
         )
     _check_unique(table, kept_roots, name)
+    _check_labels(table, name)
     check_groups(table, name)
     if val_fraction and not pc.any(pc.equal(table.column("split"), "val")).as_py():
         table, moved = carve(table, val_fraction)
@@ -235,6 +242,18 @@ def _check_unique(table: pa.Table, roots: tuple[Path, ...], name: str) -> None:
         )
 
 
+def _check_labels(table: pa.Table, name: str) -> None:
+    """DataError where an image that may have a generator is neither real nor generated."""
+    if not {"label", "generator"} <= set(table.column_names):
+        return
+    wrong = table.filter(pc.invert(pc.is_in(table.column("label"), pa.array([0, 1, None], pa.int64()))))
+    if wrong.num_rows:
+        raise DataError(
+            f"{wrong.num_rows} labels of {name} are neither 0 (real) nor 1 (generated), the first is "
+            f"{wrong.column('label')[0].as_py()} of {wrong.column('path')[0].as_py()}: map them in the layout"
+        )
+
+
 def _files(table: pa.Table, roots: tuple[Path, ...], name: str) -> tuple[list[int], list[int]]:
     """Bytes and modification time (ns) of every row's file; DataError names files that are not there."""
     known: dict[str, tuple[int, int]] = {}
@@ -247,7 +266,7 @@ def _files(table: pa.Table, roots: tuple[Path, ...], name: str) -> tuple[list[in
         if stat is None:
             try:
                 status = os.stat(file)  # noqa: PTH116 - a million Path objects are slow
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 missing.append(path)
                 continue
             stat = (status.st_size, status.st_mtime_ns)

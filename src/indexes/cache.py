@@ -77,9 +77,11 @@ def _read(file: Path) -> Index | None:
         metadata = json.loads(pq.read_schema(file).metadata[_METADATA])
         if not unchanged(metadata["stamps"]):
             return None
-        table = pq.read_table(file).combine_chunks().replace_schema_metadata(None)
+        table = pq.read_table(file, use_threads=False).replace_schema_metadata(None)
+        table = to_table({name: table.column(name) for name in table.column_names})
+        pa.default_memory_pool().release_unused()  # what reading took on the way, as much again as the table
         return Index(
-            to_table({name: table.column(name) for name in table.column_names}),
+            table,
             tuple(Path(root) for root in metadata["roots"]),
             metadata["fingerprint"],
             metadata["notes"],

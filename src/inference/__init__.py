@@ -1,0 +1,1 @@
+"""A network over images: Predictions, and the Predictor of a finished run."""

@@ -51,7 +51,11 @@ def detect(
     with torch.inference_mode(), autocast(device, precision):
         for number, batch in enumerate(batches, start=1):
             images = batch["images"]
-            moved = [one.to(device) for one in images] if isinstance(images, list) else images.to(device, non_blocking=True)
+            moved = (
+                [one.to(device) for one in images]
+                if isinstance(images, list)
+                else images.to(device, non_blocking=True)
+            )
             logits.append(binary_logit(module(moved)).float().cpu())
             rows.append(batch["index"])
             if progress is not None:

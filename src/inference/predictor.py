@@ -25,7 +25,9 @@ from .detect import detect
 Item = str | Path | Image.Image | NDArray[np.uint8]
 
 
-def load(run_or_file: str | Path, which: Which = "best", device: str | torch.device | None = None) -> Predictor:
+def load(
+    run_or_file: str | Path, which: Which = "best", device: str | torch.device | None = None
+) -> Predictor:
     """The model of a run or checkpoint, ready to predict.
 
     device: where it runs; None takes cuda, then mps, then cpu. Raises CheckpointError for a damaged, pickled or
@@ -54,14 +56,19 @@ class Predictor:
         module = cast(DetectionModule, self.module)
         images = [self._prepared(number, item) for number, item in enumerate(items)]
         batches = [
-            {"images": _stacked(images[start : start + batch_size]), "index": torch.arange(start, min(start + batch_size, len(images)))}
+            {
+                "images": _stacked(images[start : start + batch_size]),
+                "index": torch.arange(start, min(start + batch_size, len(images))),
+            }
             for start in range(0, len(images), batch_size)
         ]
         found = detect(module, batches, device=self.device)
         probability = 1.0 / (1.0 + np.exp(-found.logits.astype(np.float64)))
         return pa.table(
             {
-                "item": [str(item) if isinstance(item, str | Path) else f"item {n}" for n, item in enumerate(items)],
+                "item": [
+                    str(item) if isinstance(item, str | Path) else f"item {n}" for n, item in enumerate(items)
+                ],
                 "logit": found.logits,
                 "probability": probability.astype(np.float32),
                 "verdict": module.thresholds.verdict(probability),
@@ -78,7 +85,9 @@ class Predictor:
             else:
                 image = _from_memory(item, spec.channels)
         except (ImageError, OSError) as error:
-            raise DataError(f"item {number} ({item if isinstance(item, str | Path) else type(item).__name__}): {error}") from error
+            raise DataError(
+                f"item {number} ({item if isinstance(item, str | Path) else type(item).__name__}): {error}"
+            ) from error
         return prepare(image, spec, backend=backend)
 
 
@@ -93,7 +102,9 @@ def _from_memory(item: Image.Image | NDArray[np.uint8], channels: int) -> Tensor
     if isinstance(item, Image.Image):
         item = np.asarray(item.convert("RGB" if channels == 3 else "L"))
     if item.dtype != np.uint8 or item.ndim not in (2, 3) or item.size == 0:
-        raise ImageError(f"an array must be uint8 [H, W] or [H, W, 3], this one is {item.dtype} {list(item.shape)}")
+        raise ImageError(
+            f"an array must be uint8 [H, W] or [H, W, 3], this one is {item.dtype} {list(item.shape)}"
+        )
     array = np.ascontiguousarray(item if item.ndim == 3 else item[..., None])
     if array.shape[2] == 1 and channels == 3:
         array = np.repeat(array, 3, axis=2)

@@ -37,8 +37,8 @@ def reliability(
     """The reliability diagram as a table.
 
     `equal_width` cuts [0, 1] into `bins` intervals (lower, upper], the first with its lower edge;
-    `equal_mass` cuts the sorted images into `bins` parts that differ by one image at most, and the edges are
-    the probabilities at their ends.
+    `equal_mass` cuts the sorted images into `bins` parts that differ by one image at most, except that equal
+    probabilities stay together, and the edges are the probabilities at their ends.
     Raises ValueError for values outside [0, 1], other labels, or bins < 1.
     """
     p, y = _checked(probabilities, labels)
@@ -47,7 +47,9 @@ def reliability(
     order = np.argsort(p, kind="stable")
     p, y = p[order], y[order]
     if binning == "equal_mass":
-        ends = np.arange(bins + 1) * len(p) // bins
+        ends = np.unique(np.arange(bins + 1) * len(p) // bins)
+        # A cut inside a run of equal values would make the result depend on the order of the rows.
+        ends[1:] = np.searchsorted(p, p[ends[1:] - 1], side="right")
         ends = np.unique(ends)
         lower, upper = p[ends[:-1]], p[ends[1:] - 1]
     else:

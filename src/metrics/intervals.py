@@ -41,7 +41,7 @@ def bootstrap(
     arrays: arrays with equal first dimension [N, ...], resampled together.
     clusters: [N], rows with equal values are drawn together (a real image shared by several generators must
         not count as several independent ones); None draws single rows.
-    Resamples for which `fn` is NaN (one class only) do not enter the percentiles; bounds are NaN when all are.
+    Resamples for which `fn` is NaN (one class only) do not enter the percentiles; bounds are NaN if all are.
     """
     rows = len(arrays[0])
     if any(len(array) != rows for array in arrays):

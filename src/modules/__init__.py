@@ -1,0 +1,1 @@
+"""One LightningModule a task: loss, metrics, optimizer wiring."""

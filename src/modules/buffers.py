@@ -1,7 +1,7 @@
 """What training steps leave behind, kept on the device until somebody looks.
 
-A step appends references and computes nothing; every n steps, and at the end of an epoch, the buffer is read in
-one go. That is one synchronisation with the device instead of one a step.
+A step appends references and computes nothing; every n steps, and at the end of an epoch, the buffer is read
+in one go. That is one synchronisation with the device instead of one a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NonFiniteLossError(TrainingError):
 
 @dataclass
 class StepBuffer:
-    """Losses and hits of the steps since the last flush, and their sums over the epoch.
+    """Losses and hits of the batches since the last flush, and their sums over the epoch.
 
     seen: images since this process started, whatever the epoch.
     """
@@ -33,21 +33,22 @@ class StepBuffer:
     logits: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
-    first_step: int = 0
+    steps: list[int] = field(default_factory=list)
     loss_sum: float = 0.0
     hits: int = 0
     images: int = 0
-    steps: int = 0
     seen: int = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, step: int) -> None:
-        """Keep references to one step's scalar loss, logits [B], labels [B] and Index rows [B]."""
-        if not self.losses:
-            self.first_step = step
+        """Keep references to one batch's scalar loss, logits [B], labels [B] and Index rows [B].
+
+        step: optimizer steps taken before this batch.
+        """
         self.losses.append(loss.detach())
         self.logits.append(logits.detach())
         self.labels.append(labels)
         self.rows.append(rows)
+        self.steps.append(step)
 
     def flush(self) -> tuple[float, int] | None:
         """Mean loss and number of images since the last flush, added to the epoch's sums; None when empty.
@@ -59,14 +60,13 @@ class StepBuffer:
         losses = torch.stack(self.losses).float().cpu()
         if not torch.isfinite(losses).all():
             first = int((~torch.isfinite(losses)).nonzero()[0])
-            raise NonFiniteLossError(float(losses[first]), self.first_step + first, self.rows[first].tolist())
+            raise NonFiniteLossError(float(losses[first]), self.steps[first], self.rows[first].tolist())
         labels = torch.cat(self.labels)
         hits = int(((torch.cat(self.logits) > 0) == (labels == 1)).sum())
         sizes = torch.tensor([len(rows) for rows in self.rows])
         self.loss_sum += float((losses * sizes).sum())
         self.hits += hits
         self.images += int(sizes.sum())
-        self.steps += len(losses)
         self.seen += int(sizes.sum())
         mean, images = float(losses.mean()), int(sizes.sum())
         self._forget()
@@ -81,17 +81,17 @@ class StepBuffer:
     def start_epoch(self) -> None:
         """Forget everything."""
         self._forget()
-        self.loss_sum, self.hits, self.images, self.steps = 0.0, 0, 0, 0
+        self.loss_sum, self.hits, self.images = 0.0, 0, 0
 
     def state_dict(self) -> dict[str, float]:
         """The epoch's sums, so that a resumed epoch reports all of its steps. Flush first."""
-        return {"loss_sum": self.loss_sum, "hits": self.hits, "images": self.images, "steps": self.steps}
+        return {"loss_sum": self.loss_sum, "hits": self.hits, "images": self.images}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take the sums of an interrupted epoch up again."""
         self._forget()
         self.loss_sum, self.hits = float(state["loss_sum"]), int(state["hits"])
-        self.images, self.steps = int(state["images"]), int(state["steps"])
+        self.images = int(state["images"])
 
     def _forget(self) -> None:
-        self.losses, self.logits, self.labels, self.rows = [], [], [], []
+        self.losses, self.logits, self.labels, self.rows, self.steps = [], [], [], [], []

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import lightning
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..datamodules.batches import DetectionBatch
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, TrainingError
 from ..images.geometry import InputSpec
 from ..metrics.binary import binary_metrics
 from ..metrics.thresholds import Thresholds
@@ -72,6 +73,7 @@ class DetectionModule(lightning.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._seen: list[dict[str, Tensor]] = []
+        self._classes: int | None = None  # of an attributing head, once it was seen
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if class_counts is not None and hasattr(self.loss, "fit_classes"):
@@ -95,11 +97,22 @@ class DetectionModule(lightning.LightningModule):
         """
         targets = batch["labels"]
         if outputs.ndim == 2 and outputs.shape[1] > 2:
+            if self._classes is None:
+                self._classes = outputs.shape[1]
+                _check_generators(batch, self._classes)
             targets = torch.where(targets == 1, batch["generators"] + 1, 0)
         return self.loss(outputs, targets)
 
-    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        """Scalar loss; everything that is logged waits in the buffer."""
+    def on_before_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
+        """Where the network attributes, see that every target is one of its classes while that costs nothing."""
+        if self._classes is not None and (self.trainer.training or self.trainer.validating):
+            _check_generators(batch, self._classes)
+        return batch
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor | None:
+        """Scalar loss, None for a batch without images; everything that is logged waits in the buffer."""
+        if not len(batch["index"]):
+            return self._without_images()
         outputs = self(batch["images"])
         loss = self.compute_loss(batch, outputs)
         self.buffer.add(loss, binary_logit(outputs), batch["labels"], batch["index"], self.global_step)
@@ -109,15 +122,16 @@ class DetectionModule(lightning.LightningModule):
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         """Remember logits, labels and rows; the metrics are computed over the whole split at once."""
+        if not len(batch["index"]):
+            return
         outputs = self(batch["images"])
         loss = self.compute_loss(batch, outputs)
-        size = torch.full_like(batch["labels"], 1, dtype=torch.float32)
         self._seen.append(
             {
                 "logits": binary_logit(outputs).float(),
                 "labels": batch["labels"],
                 "index": batch["index"],
-                "loss": loss.detach().float() * size,
+                "loss": loss.detach().float().expand(len(batch["labels"])),
             }
         )
 
@@ -131,7 +145,7 @@ class DetectionModule(lightning.LightningModule):
         self.progress["loss"] = flushed[0]
         self.progress["mean_loss"] = self.buffer.epoch()[0]
         self.progress["images"] = self.buffer.seen
-        step = {"train/loss_step": flushed[0], **self.learning_rates()}
+        step = {"epoch": self.current_epoch, "train/loss_step": flushed[0], **self.learning_rates()}
         for logger in self.trainer.loggers:
             logger.log_metrics(step, step=self.global_step)
 
@@ -149,20 +163,28 @@ class DetectionModule(lightning.LightningModule):
         """train/loss and train/accuracy over all steps of the epoch, and the learning rates."""
         self.flush()
         loss, accuracy = self.buffer.epoch()
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy, **self.learning_rates()}, sync_dist=True)
+        self.log_dict(
+            {"train/loss": loss, "train/accuracy": accuracy, **self.learning_rates()}, sync_dist=True
+        )
 
     def on_validation_epoch_start(self) -> None:
-        """Start with nothing seen."""
+        """Start with nothing seen, and only once the losses so far are known to be finite."""
+        self.flush()
         self._seen = []
 
     def on_validation_epoch_end(self) -> None:
         """val/loss and all of `binary_metrics` as val/…, over every image of the split exactly once."""
-        seen = {name: torch.cat([part[name] for part in self._seen]) for name in self._seen[0]} if self._seen else {}
+        whole, real = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        nothing = {"logits": real, "labels": whole, "index": whole, "loss": real}
+        parts = self._seen or [{name: value.to(self.device) for name, value in nothing.items()}]
+        seen = {name: torch.cat([part[name] for part in parts]) for name in nothing}
         self._seen = []
-        if not seen:
-            return
         if self.trainer.world_size > 1:
-            seen = _gathered(seen, self.all_gather)
+            seen = gathered(seen, self.all_gather)
+        if not len(seen["index"]):
+            raise DataError(
+                "none of the validation images could be read: data.on_bad_image=raise names the first and says why"
+            )
         metrics = binary_metrics(seen["logits"].cpu(), seen["labels"].cpu())
         values = {"val/loss": float(seen["loss"].mean()), **{f"val/{name}": v for name, v in metrics.items()}}
         self.log_dict(values)
@@ -184,9 +206,18 @@ class DetectionModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": described}
 
     def _horizon(self) -> Horizon:
-        total = self.trainer.estimated_stepping_batches
-        batches = self.trainer.num_training_batches
-        per_epoch = max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
+        """Counted here: Trainer.estimated_stepping_batches sets the loaders up before a resumed run restores them."""
+        trainer = self.trainer
+        if trainer.datamodule is None:
+            batches, epochs = trainer.num_training_batches, trainer.max_epochs
+        else:
+            batches, epochs = len(trainer.datamodule.train_dataloader()), trainer.max_epochs
+            limit = trainer.overfit_batches or trainer.limit_train_batches
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        total = per_epoch * epochs if epochs is not None and epochs > 0 else trainer.max_steps
+        if trainer.max_steps > 0:
+            total = min(total, trainer.max_steps)
         return Horizon(total_steps=int(total), steps_per_epoch=int(per_epoch))
 
     # -- what is kept ---------------------------------------------------------------------------------------
@@ -194,41 +225,68 @@ class DetectionModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The epoch's sums go along; frozen pretrained weights stay where they came from.
 
-        Reading the buffer here also keeps a checkpoint from being written once a loss was not finite.
+        No checkpoint is written once a loss (known when the buffer is read) or a weight is not finite, so that
+        the last good one stays: NonFiniteLossError, TrainingError.
         """
         self.flush()
+        self._check_finite(checkpoint["state_dict"])
         checkpoint["epoch_sums"] = self.buffer.state_dict()
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
-        for name in elsewhere:
-            checkpoint["state_dict"].pop(f"net.{name}", None)
+        for weights in _weights_in(checkpoint):
+            for name in elsewhere:
+                weights.pop(f"net.{name}", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the sums of an interrupted epoch up, and frozen weights from where they were loaded."""
         self.buffer.load_state_dict(checkpoint["epoch_sums"])
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         own = self.net.state_dict()
-        for name in elsewhere:
-            checkpoint["state_dict"].setdefault(f"net.{name}", own[name])
+        for weights in _weights_in(checkpoint):
+            for name in elsewhere:
+                weights.setdefault(f"net.{name}", own[name])
+
+    def _check_finite(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise TrainingError(
+                    f"the weights {name} are no longer finite after step {self.global_step}: the checkpoint "
+                    f"before is kept; try a lower learning rate (optimizer.lr), or trainer.gradient_clip_val=1.0"
+                )
+
+    def _without_images(self) -> None:
+        if self.trainer.world_size > 1:
+            raise DataError(
+                "none of the images in a batch of this process could be read, and the other processes can't go "
+                "on without it: remove the images that a run with data.on_bad_image=raise names"
+            )
 
 
 def binary_logit(outputs: Tensor) -> Tensor:
-    """One logit [B] for generated against real: the output itself, or log Σ exp(z_generators) − z_real of [B, k]."""
+    """One logit [B], generated against real: the outputs [B], or log Σ exp(z_generators) − z_real of [B, k].
+
+    Raises ConfigError for outputs of another shape.
+    """
     if outputs.ndim == 1:
         return outputs
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise ConfigError(
+            f"a detector returns logits [B], or [B, k] with k > 1, but the network returned "
+            f"{list(outputs.shape)}: for one logit an image, return logits.squeeze(1)"
+        )
     return torch.logsumexp(outputs[:, 1:].float(), dim=1) - outputs[:, 0].float()
 
 
 def with_geometry(net: nn.Module, geometry: Mapping[str, Any]) -> InputSpec:
-    """The network's input_spec with the user's fields in place of its own; ConfigError for a field it lacks."""
+    """The network's input_spec with the user's fields instead of its own; ConfigError for a field it lacks."""
     spec: InputSpec = net.input_spec  # type: ignore[assignment]  # every network has one
     unknown = sorted(set(geometry) - set(asdict(spec)))
     if unknown:
         raise ConfigError(f"unknown key model.geometry.{unknown[0]}: it takes {', '.join(asdict(spec))}")
-    sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+    fields = dict(geometry)
     for name in ("size", "crop"):
-        if isinstance(sizes.get(name), int):
-            sizes[name] = (sizes[name], sizes[name])
-    return replace(spec, **sizes)
+        if isinstance(fields.get(name), int):
+            fields[name] = (fields[name], fields[name])
+    return replace(spec, **fields)
 
 
 def _combined(loss: Loss | Sequence[Mapping[str, Any]]) -> Loss:
@@ -237,10 +295,42 @@ def _combined(loss: Loss | Sequence[Mapping[str, Any]]) -> Loss:
     return loss
 
 
-def _gathered(seen: dict[str, Tensor], all_gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """All ranks' values, each image once: ranks that came up short repeated their last row."""
-    everyone = {name: all_gather(value).flatten(0, 1) for name, value in seen.items()}
-    _, inverse = torch.unique(everyone["index"], return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(inverse), device=inverse.device)
+def gathered(seen: Mapping[str, Tensor], all_gather: Callable[[Tensor], Any]) -> dict[str, Tensor]:
+    """All ranks' values [n], each image once.
+
+    Ranks that came up short repeated their last row, and a rank that left bad images out has fewer than others.
+    all_gather: [n] of this rank to [world, n].
+    """
+    longest = int(all_gather(torch.tensor(len(seen["index"]), device=seen["index"].device)).max())
+    everyone = {
+        name: all_gather(F.pad(value, (0, longest - len(value)), value=-1)).flatten()
+        for name, value in seen.items()
+    }
+    rows, inverse = torch.unique(everyone["index"], return_inverse=True)
+    first = torch.full((len(rows),), len(inverse), device=inverse.device)
     first.scatter_reduce_(0, inverse, torch.arange(len(inverse), device=inverse.device), "amin")
+    first = first[rows >= 0]
     return {name: value[first] for name, value in everyone.items()}
+
+
+def _check_generators(batch: DetectionBatch, classes: int) -> None:
+    """Raise unless the generator of every generated image is one of the head's classes."""
+    numbers = batch["generators"][batch["labels"] == 1]
+    if not len(numbers):
+        return
+    if int(numbers.min()) < 0:
+        rows = batch["index"][(batch["labels"] == 1) & (batch["generators"] < 0)].tolist()
+        raise DataError(
+            f"a network with {classes} outputs names generators, but the generated images in rows {rows[:8]} of "
+            f"the index have none: name theirs, or type model.net.classes=2"
+        )
+    if int(numbers.max()) + 2 > classes:
+        raise ConfigError(
+            f"the data has generator number {int(numbers.max())}, but the network's {classes} outputs are real "
+            f"and {classes - 1} generators: type model.net.classes=<1 + the number of generators>"
+        )
+
+
+def _weights_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+    """The weights, and those that an averaging callback keeps beside them."""
+    return [checkpoint[name] for name in ("state_dict", "current_model_state") if name in checkpoint]

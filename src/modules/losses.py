@@ -1,7 +1,7 @@
 """Losses of a detector: logits and targets in, one number out.
 
-A loss is any callable `(logits, targets) -> scalar tensor`; these are the two that the field trains with. Classes
-are numbered 0 = real and 1 = generated, or by generator where the network attributes.
+A loss is any callable `(logits, targets) -> scalar tensor`; these are the two that the field trains with.
+Classes are numbered 0 = real and 1 = generated, or by generator where the network attributes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ClassWeights = Sequence[float] | Literal["balanced"] | None
 
 
 class _Weighted(nn.Module):
-    """Class weights given as numbers, or derived from the counts of the training split."""
+    """Class weights given as numbers, or derived from the counts of the training split by `fit_classes`."""
 
     weights: Tensor | None
 
@@ -27,28 +27,51 @@ class _Weighted(nn.Module):
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(f"model.loss.label_smoothing={label_smoothing} must lie in [0, 1)")
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise ConfigError(
+                f"unknown value model.loss.class_weights={class_weights}: balanced, or a number for each class, "
+                f"model.loss.class_weights=[1.0,2.0]"
+            )
         self.balanced = class_weights == "balanced"
         self.label_smoothing = label_smoothing
-        given = None if class_weights is None or isinstance(class_weights, str) else torch.tensor(class_weights)
+        given = None
+        if class_weights is not None and not isinstance(class_weights, str):
+            given = torch.tensor([float(weight) for weight in class_weights])
         self.register_buffer("weights", given, persistent=False)
 
     def fit_classes(self, counts: Sequence[int]) -> None:
-        """Turn `balanced` into weights n / (k · n_class), from the images of each class in the training split."""
+        """Turn `balanced` into weights n / (k · n_class), from the images a class of the training split."""
         if self.balanced:
             total = torch.tensor(counts, dtype=torch.float32)
             if (total == 0).any():
                 raise ConfigError(
-                    f"model.loss.class_weights=balanced needs images of every class, but the training split has "
-                    f"{list(counts)}: give numbers, model.loss.class_weights=[1.0,2.0]"
+                    f"model.loss.class_weights=balanced needs images of every class, but the training split "
+                    f"has {list(counts)}: give numbers, model.loss.class_weights=[1.0,2.0]"
                 )
             self.weights = total.sum() / (len(counts) * total)
+
+    def weights_of(self, classes: int) -> Tensor | None:
+        """float32 [classes], None for equal weights; ConfigError where there are not so many."""
+        if self.weights is None:
+            if self.balanced:
+                raise ConfigError(
+                    "model.loss.class_weights=balanced was never told the counts of the classes"
+                )
+            return None
+        if len(self.weights) != classes:
+            raise ConfigError(
+                f"model.loss.class_weights has {len(self.weights)} numbers"
+                f"{' (balanced counts real and generated images)' if self.balanced else ''}, but there are "
+                f"{classes} classes: give {classes} numbers, or model.loss.class_weights=null"
+            )
+        return self.weights
 
 
 class BinaryCrossEntropy(_Weighted):
     """Binary cross-entropy of logits float [B] against labels int64 [B].
 
-    label_smoothing s moves the targets to s/2 and 1 − s/2; class_weights are [real, generated] or `balanced`, and
-    the mean is taken over the batch, not over the weights.
+    label_smoothing s moves the targets to s/2 and 1 − s/2; class_weights are [real, generated] or `balanced`,
+    and the mean is taken over the batch, not over the weights.
     """
 
     def __init__(self, class_weights: ClassWeights = None, label_smoothing: float = 0.0) -> None:
@@ -58,16 +81,21 @@ class BinaryCrossEntropy(_Weighted):
         """Scalar float32."""
         if logits.ndim != 1:
             raise ConfigError(
-                f"BinaryCrossEntropy takes one logit an image, but the network returned {tuple(logits.shape)}: "
-                f"type model.net.classes=1, or model.loss._target_=tapetum.modules.losses.CrossEntropy"
+                f"BinaryCrossEntropy takes one logit an image, but the network returned "
+                f"{tuple(logits.shape)}: type model.net.classes=1, or model.loss._target_=tapetum.modules.losses.CrossEntropy"
             )
         smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        weight = None if self.weights is None else self.weights[targets]
+        weights = self.weights_of(2)
+        weight = None if weights is None else weights[targets]
         return F.binary_cross_entropy_with_logits(logits.float(), smooth, weight=weight)
 
 
 class CrossEntropy(_Weighted):
-    """Cross-entropy of logits float [B, k] against class numbers int64 [B], class 0 = real."""
+    """Cross-entropy of logits float [B, k] against class numbers int64 [B], class 0 = real.
+
+    Smoothing and weights as torch.nn.functional.cross_entropy has them: s/k for every class, and a mean over
+    the weights of the batch.
+    """
 
     def __init__(self, class_weights: ClassWeights = None, label_smoothing: float = 0.0) -> None:
         super().__init__(class_weights, label_smoothing)
@@ -79,7 +107,8 @@ class CrossEntropy(_Weighted):
                 f"CrossEntropy takes logits [B, k], but the network returned {tuple(logits.shape)}: type "
                 f"model.net.classes=2, or model.loss._target_=tapetum.modules.losses.BinaryCrossEntropy"
             )
-        return F.cross_entropy(logits.float(), targets, weight=self.weights, label_smoothing=self.label_smoothing)
+        weights = self.weights_of(logits.shape[1])
+        return F.cross_entropy(logits.float(), targets, weight=weights, label_smoothing=self.label_smoothing)
 
 
 class Sum(nn.Module):
@@ -94,7 +123,7 @@ class Sum(nn.Module):
     def fit_classes(self, counts: Sequence[int]) -> None:
         """Pass the class counts on to the terms that want them."""
         for term in self.terms:
-            if isinstance(term, _Weighted):
+            if hasattr(term, "fit_classes"):
                 term.fit_classes(counts)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

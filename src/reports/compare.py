@@ -49,11 +49,6 @@ class Spread:
     deviation: float | None
     runs: int
 
-    def __str__(self) -> str:
-        if self.deviation is None:
-            return f"{number(self.mean)} (n = {self.runs})"
-        return f"{number(self.mean)} ± {number(self.deviation)} (n = {self.runs})"
-
 
 @dataclass(frozen=True)
 class Group:
@@ -131,8 +126,8 @@ def compare(runs: Sequence[RunSummary], out: Path) -> Path:
         "pictures": {picture.name: picture for picture in pictures},
         "seeds": {run.name: plain(run.config.get("seed")) for run in runs},
         "names": sorted({name for run in runs for name in run.metrics}),
-        "short": {key: _tail(key, found.differing) for key in found.differing},
-        "last": _last,
+        "label": {run.name: group.label for group in found.groups for run in group.runs},
+        "spread_text": spread_text,
         "several": any(len(group.runs) > 1 for group in found.groups),
     }
     page = write_page("compare.html", values, pictures, out)
@@ -192,29 +187,41 @@ def choices(config: Mapping[str, Any]) -> dict[str, str]:
 def comparison_table(runs: Sequence[RunSummary]) -> Table:
     """The comparison for the terminal: one line a run, best first, then one a group of several seeds."""
     found = comparison(runs)
+    several = [group for group in found.groups if len(group.runs) > 1]
+    label = {run.name: group.label for group in found.groups for run in group.runs}
     table = Table(title=f"{len(runs)} runs by {found.monitor}", title_justify="left", header_style="bold")
     table.add_column("run", overflow="fold")
-    for key in found.differing:
-        table.add_column(_tail(key, found.differing), overflow="fold")
+    if found.differing:
+        table.add_column("what differs", overflow="fold")
     table.add_column("seed", justify="right")
     for name in found.metrics:
-        table.add_column(f"{name} *" if name == found.monitor else name, justify="right", overflow="fold")
+        head = name.replace("/", "/\n", 1) + (" *" if name == found.monitor else "")
+        table.add_column(head, justify="right", overflow="fold")
     for run in found.runs:
         figures = [number(run.metrics.get(name)) for name in found.metrics]
-        chosen = [found.values[key][run.name] for key in found.differing]
-        table.add_row(*(Text(cell) for cell in (run.name, *chosen, plain(run.config.get("seed")), *figures)))
-    several = [group for group in found.groups if len(group.runs) > 1]
+        names = [run.name, label[run.name]] if found.differing else [run.name]
+        table.add_row(*(Text(cell) for cell in (*names, plain(run.config.get("seed")), *figures)))
     if several:
         table.add_section()
     for group in several:
-        spreads = [group.spread(name) for name in found.metrics]
-        chosen = [found.values[key][group.runs[0].name] for key in found.differing]
-        cells = ["–" if spread is None else str(spread) for spread in spreads]
-        label = f"mean ± sd of {len(group.runs)} seeds"
-        table.add_row(*(Text(cell, style="italic") for cell in (label, *chosen, "", *cells)))
-    table.caption = f"* {found.monitor} chose the checkpoints; test figures chose nothing"
+        cells = [spread_text(group.spread(name), len(group.runs)) for name in found.metrics]
+        seeds = f"{len(group.runs)} seeds"
+        names = [seeds, group.label] if found.differing else [seeds]
+        table.add_row(*(Text(cell, style="bold") for cell in (*names, "", *cells)))
+    caption = f"* {found.monitor} chose the checkpoints; the test figures chose nothing"
+    table.caption = caption + ("; seeds: mean ± standard deviation" if several else "")
     table.caption_justify = "left"
     return table
+
+
+def spread_text(spread: Spread | None, expected: int) -> str:
+    """`0.9801 ± 0.0067`, with `(n = 2)` where not all of the `expected` runs have the figure."""
+    if spread is None:
+        return "–"
+    text = number(spread.mean)
+    if spread.deviation is not None:
+        text += f" ± {number(spread.deviation)}"
+    return text if spread.runs == expected else f"{text} (n\u00a0=\u00a0{spread.runs})"
 
 
 def write_csv(runs: Sequence[RunSummary], path: Path) -> Path:
@@ -269,7 +276,8 @@ def _labels(
         used.append(max(rest, key=lambda at: _told_apart(rows, [*used, at], differing[at])))
     names = [_tail(differing[at], differing) for at in used]
     return [
-        ", ".join(f"{name}={_last(row[at])}" for name, at in zip(names, used, strict=True)) for row in rows
+        ", ".join(f"{name}={_short(differing[at], row[at])}" for name, at in zip(names, used, strict=True))
+        for row in rows
     ]
 
 
@@ -290,8 +298,9 @@ def _tail(key: str, keys: Sequence[str]) -> str:
     return key
 
 
-def _last(value: str) -> str:
-    return ".".join(value.split(".")[-2:]) if value.startswith("tapetum.") else value
+def _short(key: str, value: str) -> str:
+    """A target by what it builds, `tapetum.detectors.npr.NPR` as `NPR`."""
+    return value.rpartition(".")[2] if key.endswith("_target_") else value
 
 
 def _metrics(runs: Sequence[RunSummary], monitor: str) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from .figure import CYCLE, INK, REAL, STYLES, render, whole_numbers
 from .format import Interval
 from .history import Row, series
-from .plots import CYCLE, INK, REAL, STYLES, render, whole_numbers
 
 
 def overlaid_curves(runs: Sequence[tuple[str, int, Sequence[Row]]], monitor: str) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,5 @@ def _environment() -> Environment:
 
 
 def _breakable(text: str) -> Markup:
-    """Escaped text that may break after a dot, slash or underscore."""
-    safe = escape(text)
-    for mark in "/._":
-        safe = Markup(safe.replace(mark, Markup(f"{mark}<wbr>")))
-    return safe
+    """Escaped text that may break after a slash, an underscore and the dots of names, not of numbers."""
+    return Markup(re.sub(r"([/_]|\.(?=[A-Za-z_]))", r"\1<wbr>", str(escape(text))))

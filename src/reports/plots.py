@@ -1,65 +1,34 @@
-"""The pictures of a report, as PNG bytes. Callers import this module late: it brings matplotlib.
-
-Class colours are always the same (blue real, red generated), splits have their own; all are from Paul Tol's
-colour-blind safe `bright` scheme (SRON technical note, 2021), and no two lines differ in colour alone.
-"""
+"""The pictures of a run, as PNG bytes. Callers import this module late: it brings matplotlib."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..evaluation.curves import Confusion, confusion, precision_recall, roc
 from ..metrics.calibration import reliability
+from .figure import (
+    CYCLE,
+    FAINT,
+    GENERATED,
+    INK,
+    REAL,
+    SPLIT_COLOUR,
+    SPLIT_STYLE,
+    STYLES,
+    percent_axes,
+    render,
+    whole_numbers,
+)
 from .format import Interval
 from .history import Best, Row, series
-from .page import PNG_PIXELS_PER_INCH
 
-REAL, GENERATED = "#4477AA", "#EE6677"
-SPLIT_COLOUR = {"train": "#8A8F98", "val": "#228833", "test": "#AA3377"}
-SPLIT_STYLE: dict[str, Any] = {"train": (0, (4, 2)), "val": "-", "test": "-."}
-CYCLE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#3B3F46", "#999933")
-STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-INK, FAINT, RULE = "#24292f", "#6b7280", "#e3e6ea"
-RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.labelsize": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.edgecolor": "#b8bec7",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "savefig.dpi": PNG_PIXELS_PER_INCH,
-}
-WIDE, SQUARE = (9.6, 3.0), (4.7, 3.9)
+SQUARE = (4.7, 3.9)
 MAX_POINTS = 2000
 
 
@@ -101,12 +70,12 @@ def training_curves(history: Sequence[Row], axis: str, monitor: str, best: Best 
             ax.set_xlabel(axis)
             at = None if best is None else (best.epoch if axis == "epoch" else best.step)
             if at is not None:
-                ax.axvline(at, color=INK, linewidth=0.8, alpha=0.55, linestyle=(0, (2, 2)), zorder=1)
+                chosen = "chosen" if title == panels[0][0] else None
+                ax.axvline(at, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1, label=chosen)
             whole_numbers(ax)
             if title == "Learning rate":
                 ax.set_ylim(bottom=0)
-                ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-                ax.yaxis.get_offset_text().set_color(FAINT)
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.legend(loc="best")
 
     return render(draw, (9.6 if len(panels) == 3 else 3.3 * len(panels) + 1.0, 3.0))
@@ -139,7 +108,7 @@ def roc_curves(predictions: Mapping[str, pa.Table], aurocs: Mapping[str, float])
             ylabel="generated images found",
         )
         ax.set_title(f"ROC ({_counts(predictions, curves)})")
-        _percent_axes(ax, "both")
+        percent_axes(ax, "both")
         ax.legend(loc="lower right")
 
     return render(draw, SQUARE)
@@ -183,8 +152,8 @@ def precision_recall_curves(predictions: Mapping[str, pa.Table], aps: Mapping[st
             ylabel="precision: found images that are generated",
         )
         ax.set_title(f"Precision and recall ({_counts(predictions, curves)})")
-        _percent_axes(ax, "both")
-        ax.legend(loc="lower left" if lowest < 0.45 else "best")
+        percent_axes(ax, "both")
+        ax.legend(loc="center left")
 
     return render(draw, SQUARE)
 
@@ -276,21 +245,12 @@ def generator_bars(
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         for position, (_, accuracy, real, fake, bounds) in enumerate(ordered):
-            if np.isnan(accuracy):
-                continue
-            ax.barh(
-                position,
-                accuracy,
-                height=0.56,
-                color="#d5dae1",
-                zorder=2,
-                label="accuracy, 95 % interval" if position == 0 else None,
-            )
             if bounds is not None:
-                ax.plot(bounds, [position, position], color=INK, linewidth=1.4, zorder=4)
+                ax.plot(bounds, [position, position], color=INK, linewidth=1.6, zorder=3)
             for value, colour, marker, text in (
-                (real, REAL, "o", "on real images"),
-                (fake, GENERATED, "D", "on generated images"),
+                (accuracy, INK, "s", "all, with 95 % interval"),
+                (real, REAL, "o", "real"),
+                (fake, GENERATED, "D", "generated"),
             ):
                 if not np.isnan(value):
                     ax.plot(
@@ -308,11 +268,16 @@ def generator_bars(
         ax.set_yticks(range(len(ordered)), [row[0] for row in ordered])
         ax.tick_params(axis="y", labelcolor=INK)
         ax.grid(axis="y", visible=False)
-        ax.axvline(0.5, color="#b8bec7", linewidth=0.9)
-        ax.set(xlim=(0, 1.01), ylim=(-0.6, len(ordered) - 0.4), xlabel="accuracy at logit 0")
-        _percent_axes(ax, "x")
-        ax.set_title(f"By generator, worst first ({split})".replace("worst first", "worst at the bottom"))
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        shares = [share for row in ordered for share in row[1:4] if not np.isnan(share)]
+        lowest = min([0.9, *shares, *(row[4][0] for row in ordered if row[4] is not None)])
+        ax.set(
+            xlim=(max(0.0, lowest - 0.03), 1.005),
+            ylim=(-0.6, len(ordered) - 0.4),
+            xlabel="share of images judged rightly at logit 0",
+        )
+        percent_axes(ax, "x")
+        ax.set_title(f"Judged rightly by generator, worst first ({split})")
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
 
     return render(draw, (9.6, 1.25 + 0.34 * len(ordered)))
 
@@ -342,21 +307,10 @@ def reliability_diagram(predictions: pa.Table, split: str, ece: float, bins: int
         lower.set(xlim=(-0.01, 1.01), xlabel="predicted probability of `generated`", ylabel="images")
         lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        _percent_axes(upper, "y")
-        _percent_axes(lower, "x")
+        percent_axes(upper, "y")
+        percent_axes(lower, "x")
 
     return render(draw, SQUARE)
-
-
-def render(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
-    """PNG bytes of what `draw` puts on a fresh figure of `size` inches."""
-    with mpl.rc_context(RC):
-        figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": ""})
-    return buffer.getvalue()
 
 
 def _lines(
@@ -418,16 +372,3 @@ def _colour(split: str) -> str:
 
 def _style(split: str) -> Any:
     return SPLIT_STYLE.get(split, ":")
-
-
-def _percent_axes(ax: Any, which: str) -> None:
-    form = FuncFormatter(lambda value, _: f"{100 * value:.0f} %")
-    if which in ("x", "both"):
-        ax.xaxis.set_major_formatter(form)
-    if which in ("y", "both"):
-        ax.yaxis.set_major_formatter(form)
-
-
-def whole_numbers(ax: Any) -> None:
-    """No half epochs on the x axis."""
-    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))

@@ -88,9 +88,11 @@ def _complete(source: RunReport) -> tuple[dict[str, float], dict[str, Interval]]
     metrics = dict(source.metrics)
     intervals: dict[str, Interval] = {}
     for split, table in source.predictions.items():
-        for name, value in evaluate(table, threshold=source.threshold).items():
+        # on val the fitted threshold would be judged by the images that it was fitted on
+        threshold = None if split == "val" else source.threshold
+        for name, value in evaluate(table, threshold=threshold).items():
             metrics.setdefault(f"{split}/{name}", value)
-        for name, bounds in bounds_of(table, threshold=source.threshold).items():
+        for name, bounds in bounds_of(table, threshold=threshold).items():
             intervals[f"{split}/{name}"] = bounds
     return metrics, intervals
 

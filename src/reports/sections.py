@@ -74,7 +74,7 @@ def facts(
         ("network", [("model.net._target_", ""), ("model.net.name", "")]),
         ("pretrained", [("model.net.pretrained", "")]),
         ("data", [("data.index._target_", ""), ("data.root", ""), ("data.limit", "limit ")]),
-        ("batch", [("data.batch_size", ""), ("trainer.accumulate_grad_batches", "accumulated × ")]),
+        ("batch", [("data.batch_size", ""), ("trainer.accumulate_grad_batches", "accumulated over ")]),
         (
             "optimizer",
             [
@@ -93,7 +93,7 @@ def facts(
         values = [
             prefix + _short(key, leaves[key])
             for key, prefix in keys
-            if key in leaves and leaves[key] is not None
+            if leaves.get(key) is not None and (key, leaves[key]) != ("trainer.accumulate_grad_batches", 1)
         ]
         if values:
             found.append((name, ", ".join(values)))
@@ -113,11 +113,12 @@ def tiles(
 ) -> list[tuple[str, str, str]]:
     """(name, figure, what stands below it) of the headline."""
     found: list[tuple[str, str, str]] = []
+    why = "no image to count" if math.isnan(metrics[f"{split}/accuracy"]) else "needs images of both classes"
     bounds = percent_interval(intervals.get(f"{split}/accuracy"))
-    found.append((f"{split} accuracy", percent(metrics[f"{split}/accuracy"]), _bounds(bounds)))
+    found.append((f"{split} accuracy", percent(metrics[f"{split}/accuracy"]), _bounds(bounds, why)))
     for name, label in (("auroc", "AUROC"), ("ap", "average precision")):
         bounds = interval(intervals.get(f"{split}/{name}"))
-        found.append((f"{split} {label}", number(metrics[f"{split}/{name}"]), _bounds(bounds)))
+        found.append((f"{split} {label}", number(metrics[f"{split}/{name}"]), _bounds(bounds, why)))
     known = [row for row in generators if not math.isnan(row.accuracy)]
     if known:
         worst = min(known, key=lambda row: row.accuracy)
@@ -182,8 +183,8 @@ def undefined(predictions: Mapping[str, pa.Table]) -> list[str]:
             only = CLASSES[labels.pop()]
             said.append(
                 f"The {split} split holds {only} images only ({len(table):,}): what needs both "
-                "classes (AUROC, average precision, balanced accuracy) is undefined, and accuracy says nothing "
-                "of the other class."
+                "classes (AUROC, average precision, balanced accuracy) is undefined, and accuracy says "
+                "nothing of the other class."
             )
         unnamed = int(
             pc.sum(pc.and_(pc.equal(table["label"], 1), pc.is_null(table["generator"]))).as_py() or 0
@@ -200,20 +201,16 @@ def undefined(predictions: Mapping[str, pa.Table]) -> list[str]:
 def absences(shown: pa.Table | None, split: str | None, trained: bool) -> dict[str, str]:
     """Why a picture may be missing, by its name."""
     curve = "No figure was recorded" + ("." if trained else ": the run has no finished epoch in metrics.csv.")
-    if shown is None:
-        none = "No predictions were written, so there is nothing to draw."
-        return {"training_curve": curve} | dict.fromkeys(
-            ("roc", "precision_recall", "confusion", "scores", "generators", "reliability", "wrong"), none
-        )
     empty = f"The {split} split holds no image."
-    both = f"Undefined: the {split} split holds one class only." if len(shown) else empty
+    some = shown is not None and len(shown) > 0
+    both = f"Undefined: the {split} split holds one class only." if some else empty
     return {
         "training_curve": curve,
         "roc": both,
         "precision_recall": both,
         "confusion": empty,
         "scores": empty,
-        "generators": f"No generated {split} image names its generator." if len(shown) else empty,
+        "generators": f"No generated {split} image names its generator." if some else empty,
         "reliability": empty,
         "wrong": empty,
     }
@@ -266,5 +263,5 @@ def _short(key: str, value: Any) -> str:
     return ".".join(text.split(".")[-2:]) if key.endswith("_target_") else text
 
 
-def _bounds(text: str) -> str:
-    return f"95 % interval {text}" if text else ""
+def _bounds(text: str, why: str) -> str:
+    return f"95 % interval {text}" if text else why

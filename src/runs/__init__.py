@@ -1,0 +1,1 @@
+"""A run on the disk: record, resume, callbacks, loggers, loading."""

@@ -41,13 +41,19 @@ def checkpoints(
     top_k > 1 also keeps the runners-up as `top-epoch=…-step=….ckpt`. `last` is written every n epochs, optimizer
     steps or minutes, whichever are given, always behind a whole optimizer step.
     """
-    common: dict[str, Any] = {"dirpath": directory, "auto_insert_metric_name": False, "enable_version_counter": False}
+    common: dict[str, Any] = {
+        "dirpath": directory,
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
     found: list[Callback] = []
     if monitor is not None:
         found.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_top_k=1, **common))
         if top_k > 1:
             name = "top-epoch={epoch}-step={step}"
-            found.append(ModelCheckpoint(filename=name, monitor=monitor, mode=mode, save_top_k=top_k, **common))
+            found.append(
+                ModelCheckpoint(filename=name, monitor=monitor, mode=mode, save_top_k=top_k, **common)
+            )
     last: dict[str, Any] = {"filename": "last", "save_top_k": 1, **common}
     if every_n_epochs:
         found.append(ModelCheckpoint(every_n_epochs=every_n_epochs, save_on_train_epoch_end=True, **last))
@@ -61,7 +67,9 @@ def checkpoints(
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old file, syncs, renames: a full disk or a kill leaves the previous checkpoint valid."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Lightning's hook; also writes the metadata as JSON beside the file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +81,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             unfinished.replace(path)
             write_json(path.with_suffix(".json"), checkpoint["tapetum"]["metadata"])
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # torch reports a full disk as a RuntimeError of its zip writer
             unfinished.unlink(missing_ok=True)
             raise CheckpointError(
                 f"the checkpoint {path} could not be written: {error}. The previous one is still valid: make room, "
@@ -89,7 +100,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class DescribeCheckpoint(Callback):
     """Puts config and metadata into every checkpoint."""
 
-    def __init__(self, config: Mapping[str, Any], facts: Mapping[str, Any], monitor: str | None, mode: str) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], facts: Mapping[str, Any], monitor: str | None, mode: str
+    ) -> None:
         self.config = dict(config)
         self.facts = dict(facts)
         self.monitor = monitor
@@ -161,5 +174,3 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"use the version of tapetum that wrote it (its environment.json names it)"
         )
     return loaded
-
-

@@ -111,7 +111,9 @@ def open_run(path: str | Path) -> RunDirectory:
     directory = path.parent.parent if path.suffix == ".ckpt" and path.parent.name == "checkpoints" else path
     run = RunDirectory(directory)
     if not run.config.is_file():
-        raise TapetumError(f"{path} is not a run: a run's directory holds a config.yaml, such as outputs/detection/…")
+        raise TapetumError(
+            f"{path} is not a run: a run's directory holds a config.yaml, such as outputs/detection/…"
+        )
     return run
 
 

@@ -10,7 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("tapetum", "torch", "torchvision", "lightning", "hydra-core", "timm", "transformers", "peft", "pillow")
+_PACKAGES = (
+    "tapetum",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "timm",
+    "transformers",
+    "peft",
+    "pillow",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,14 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 log = logging.getLogger("tapetum")
 
@@ -56,10 +63,17 @@ class TrainingProgress(ProgressBar):
         self._epoch_began = time.perf_counter()
         self._images_before = module.buffer.seen  # type: ignore[union-attr]  # every task's module has one
         if self._bar is not None:
-            self._bar.reset(self._task, total=trainer.num_training_batches, description=_epoch(trainer), figures="")
+            self._bar.reset(
+                self._task, total=trainer.num_training_batches, description=_epoch(trainer), figures=""
+            )
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Lightning's hook, on the hot path: does nothing but compare two numbers on most steps."""
         if self._bar is not None and (batch_idx + 1) % self._every == 0:

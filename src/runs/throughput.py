@@ -36,7 +36,12 @@ class Throughput(Callback):
         self._waiting += self._batch_began - self._batch_ended
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Lightning's hook."""
         self._batch_ended = time.perf_counter()

@@ -6,7 +6,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
-
 from tapetum.errors import DataError, TrainingError
 from tapetum.metrics.binary import binary_metrics, fit_threshold
 

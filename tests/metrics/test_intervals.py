@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-
 from tapetum.metrics.intervals import bootstrap, wilson
 
 

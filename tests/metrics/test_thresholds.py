@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-
 from tapetum.errors import ConfigError
 from tapetum.metrics.thresholds import Thresholds
 

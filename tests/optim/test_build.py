@@ -2,12 +2,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
-
 from tapetum.errors import ConfigError
 from tapetum.optim.build import build_optimizer, build_scheduler
 from tapetum.optim.schedules import Horizon, constant, plateau
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
 HORIZON = Horizon(total_steps=10, steps_per_epoch=5)
 

@@ -1,10 +1,9 @@
 import pytest
 import timm
 import torch
-from torch import nn
-
 from tapetum.errors import ConfigError, TrainingError
 from tapetum.optim.groups import backbone_parameters, parameter_groups
+from torch import nn
 
 
 class TwoPart(nn.Module):

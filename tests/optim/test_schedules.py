@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tapetum.errors import ConfigError
 from tapetum.optim.schedules import Horizon, constant, cosine, linear, plateau, step
 
@@ -87,7 +86,7 @@ def test_rates_rise_then_fall_and_stay_between_zero_min_and_peak(schedule, total
     rising, falling = rates[:warmup], rates[warmup:]
     assert rising == sorted(rising)
     assert falling == sorted(falling, reverse=True)
-    assert 0 < rates[0]
+    assert rates[0] > 0
     assert max(rates) <= 1e-3 * (1 + 1e-12)
     assert rates[total:] == pytest.approx([min_lr] * 4)  # and beyond the end
 
@@ -133,7 +132,7 @@ def test_plateau_falls_when_the_monitored_value_stops_improving():
 
 
 def test_a_warm_up_longer_than_the_training_is_an_error_that_says_what_to_type():
-    message = r"scheduler\.warmup_epochs=2 .* of 20 steps, longer than the training of 15.*scheduler\.warmup_steps=1"
+    message = r"warmup_epochs=2 .* of 20 steps, longer than the training of 15.*scheduler\.warmup_steps=1"
     with pytest.raises(ConfigError, match=message):
         cosine(_optimizer(), horizon=Horizon(15, 10), warmup_epochs=2)
     with pytest.raises(ConfigError, match="must not be negative"):

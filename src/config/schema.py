@@ -1,0 +1,171 @@
+"""The keys of a config that are no arguments of anything built: the root, `paths`, `train`, `data`.
+
+Read as source like every other signature; a field without a default must be there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Root:
+    """The top level; groups are mappings."""
+
+    seed: int
+    resume: str | None
+    weights: str | None
+    allow_targets: list[str]
+    paths: dict[str, Any]
+    trainer: dict[str, Any]
+    train: dict[str, Any]
+    task: Literal["detection"]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    augment: dict[str, Any]
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    launcher: dict[str, Any]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders of this machine."""
+
+    data: str
+    outputs: str
+    cache: str
+
+
+@dataclass(frozen=True)
+class Train:
+    """What is not the Trainer's."""
+
+    monitor: str
+    mode: Literal["min", "max"]
+    compile: bool
+    channels_last: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    """What becomes the Index; the rest of `data` are arguments of the task's DataModule."""
+
+    root: str
+    roots: dict[str, str] | None
+    limit: int | dict[str, int] | None
+    val_fraction: float
+    index: dict[str, Any]
+    rescan: bool = False
+
+
+@dataclass(frozen=True)
+class PerSplit:
+    """Keys of `data.roots` and of a `data.limit` that differs from split to split."""
+
+    train: Any = None
+    val: Any = None
+    test: Any = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Fields of the network's InputSpec to replace; one number is a square."""
+
+    size: int | list[int] | None = None
+    resize: Literal["none", "shortest", "squash", "pad", "tile"] = "squash"
+    crop: int | list[int] | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    channels: Literal[1, 3] = 3
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How a sweep's jobs run."""
+
+    stop_on_failure: bool
+
+
+# Mappings without a `_target_` and the class here, or elsewhere, whose fields are their keys.
+MAPPINGS: dict[str, str] = {
+    "": "tapetum.config.schema.Root",
+    "paths": "tapetum.config.schema.Paths",
+    "train": "tapetum.config.schema.Train",
+    "launcher": "tapetum.config.schema.Launcher",
+    "trainer": "lightning.pytorch.Trainer",
+    "data.roots": "tapetum.config.schema.PerSplit",
+    "data.limit": "tapetum.config.schema.PerSplit",
+    "model.geometry": "tapetum.config.schema.Geometry",
+    "model.thresholds": "tapetum.metrics.thresholds.Thresholds",
+}
+
+# Of these some keys are enough; the others must be complete.
+INCOMPLETE = frozenset({"trainer", "data.roots", "data.limit", "model.geometry", "model.thresholds"})
+
+# Keys of a node that the wiring reads itself, besides the arguments of the node's target.
+BESIDES: dict[str, str] = {"data": "tapetum.config.schema.Data"}
+
+# Arguments that the program fills in, and what to type instead of setting them in a config.
+PROVIDED: dict[str, dict[str, str]] = {
+    "trainer": {
+        "barebones": "leave it out: a run keeps its checkpoints and curves",
+        "callbacks": "type callbacks=NAME, or callbacks.NAME._target_=CLASS",
+        "default_root_dir": "type paths.outputs=DIR",
+        "enable_checkpointing": "type callbacks.checkpoint.every_n_epochs=N",
+        "enable_model_summary": "leave it out: tapetum check prints the parameters",
+        "enable_progress_bar": "leave it out: the bar shows itself on terminals only",
+        "logger": "type logger=NAME",
+        "plugins": "type accelerator=NAME, or trainer.precision=bf16-mixed",
+        "use_distributed_sampler": "leave it out: every rank reads its own share already",
+    },
+    "model": {
+        "optimizer": "type optimizer=NAME",
+        "scheduler": "type scheduler=NAME",
+        "monitor": "type train.monitor=val/METRIC",
+        "mode": "type train.mode=max",
+        "class_counts": "leave it out: it is counted from the training split",
+        "channels_last": "type train.channels_last=true",
+        "log_every_n_steps": "type trainer.log_every_n_steps=N",
+    },
+    "data": {
+        "input_spec": "type model.geometry.size=[H,W]",
+        "augment": "type augment=NAME",
+        "seed": "type seed=N",
+        "cache_dir": "type paths.cache=DIR",
+        "progress": "leave it out",
+    },
+    "data.index": {"root": "type data.root=DIR"},
+    "optimizer": {"params": "leave it out: they are the network's"},
+    "scheduler": {"optimizer": "type optimizer=NAME", "horizon": "type trainer.max_epochs=N"},
+    "callbacks.checkpoint": {
+        "directory": "type paths.outputs=DIR",
+        "monitor": "type train.monitor=val/METRIC",
+        "mode": "type train.mode=max",
+    },
+}
+
+# Besides the nodes above, those that get arguments at run time, so that required ones may be absent.
+COMPLETED_BELOW = ("callbacks", "logger")
+
+# Columns of the Index that a task can't do without.
+COLUMNS: dict[str, tuple[str, ...]] = {"detection": ("label",)}
+
+# What each task logs on validation, and which way it improves.
+METRICS: dict[str, dict[str, str]] = {
+    "detection": {
+        "val/loss": "min",
+        "val/accuracy": "max",
+        "val/balanced_accuracy": "max",
+        "val/precision": "max",
+        "val/recall": "max",
+        "val/f1": "max",
+        "val/auroc": "max",
+        "val/ap": "max",
+        "val/real_accuracy": "max",
+        "val/fake_accuracy": "max",
+    }
+}

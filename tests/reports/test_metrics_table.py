@@ -1,0 +1,73 @@
+import math
+
+import pytest
+from tapetum.reports.format import duration, number, percent
+from tapetum.reports.terminal import metrics_table
+
+from reports.pages import printed, row
+
+METRICS = {
+    "test/accuracy": 0.91,
+    "val/auroc": 0.98,
+    "test/auroc": math.nan,
+    "test/generator/ADM/accuracy": 0.88,
+    "epochs": 7,
+}
+
+
+def test_val_stands_before_test_and_what_chose_is_marked():
+    text = printed(metrics_table(METRICS, monitor="val/auroc"))
+    header = text.splitlines()[1]
+    assert header.index("val") < header.index("test") < header.index("run")
+    assert "* 0.9800" in row(text, "auroc")
+    assert text.count("* 0") == 1
+    assert "* val/auroc chose the checkpoint" in text
+    assert "test figures chose nothing" in " ".join(text.split())
+
+
+def test_undefined_is_said_and_absent_is_empty():
+    text = printed(metrics_table(METRICS))
+    assert "undefined" in row(text, "auroc")
+    assert row(text, "accuracy").count("0.") == 1
+    assert "chose the checkpoint" not in text
+
+
+def test_generators_come_last_under_their_own_name():
+    lines = printed(metrics_table(METRICS)).splitlines()
+    at = {
+        name: next(k for k, line in enumerate(lines) if name in line) for name in ("epochs", "ADM/accuracy")
+    }
+    assert at["ADM/accuracy"] > at["epochs"]
+
+
+def test_intervals_stand_beside_their_split():
+    text = printed(metrics_table(METRICS, intervals={"test/accuracy": (0.9, 0.92)}))
+    assert "0.9000–0.9200" in row(text, "accuracy")
+    assert text.count("95 % interval") == 1
+
+
+def test_markup_in_a_name_is_text():
+    assert "[red]x[/red]" in printed(metrics_table({"test/[red]x[/red]": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "undefined"),
+        (math.inf, "∞"),
+        (0.0, "0.0000"),
+        (0.98765, "0.9877"),
+        (1.5e-7, "1.50e-07"),
+        (12, "12"),
+        (1234.0, "1,234"),
+    ],
+)
+def test_numbers_are_written(value, text):
+    assert number(value) == text
+
+
+def test_shares_and_durations_have_units():
+    assert percent(0.9123) == "91.2 %"
+    assert percent(math.nan) == "undefined"
+    assert [duration(s) for s in (41.4, 372.4, 11100)] == ["41 s", "6 min 12 s", "3 h 05 min"]

@@ -53,8 +53,14 @@ def main() -> int:
     )
     goals = []
     for name in ("tapetum --help", "tapetum train optimizer.lrr=1"):
-        goals.append(Goal(f"{name}, CPU, share of import lightning", ratio(used, name, "import lightning"), "<=", BAR))
-        goals.append(Goal(f"{name}, wall, share of import lightning", ratio(clock, name, "import lightning"), "<=", BAR))
+        goals.append(
+            Goal(f"{name}, CPU, share of import lightning", ratio(used, name, "import lightning"), "<=", BAR)
+        )
+        goals.append(
+            Goal(
+                f"{name}, wall, share of import lightning", ratio(clock, name, "import lightning"), "<=", BAR
+            )
+        )
     return conclude(goals, quick=small)
 
 
@@ -63,7 +69,9 @@ def _timed(name: str, folder: str) -> Callable[[], tuple[float, float]]:
 
     def run() -> tuple[float, float]:
         used, began = children_cpu(), time.perf_counter()
-        done = subprocess.run([sys.executable, *COMMANDS[name]], cwd=folder, env=os.environ, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, *COMMANDS[name]], cwd=folder, env=os.environ, capture_output=True
+        )
         seconds = children_cpu() - used, time.perf_counter() - began
         if done.returncode != EXIT_CODES.get(name, 0):
             raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr.decode()}")

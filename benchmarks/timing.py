@@ -44,13 +44,15 @@ class Goal:
 def quick(description: str | None) -> bool:
     """Read the command line: `--quick` runs everything on little data and judges no time."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="little data, to see that it runs; no time is judged")
+    parser.add_argument(
+        "--quick", action="store_true", help="little data, to see that it runs; no time is judged"
+    )
     chosen: bool = parser.parse_args().quick
     return chosen
 
 
 def interleaved(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Each variant once a round, `repeats` rounds, every other round backwards; what they returned, by name."""
+    """What each variant returned in `repeats` rounds, every other round backwards."""
     found: dict[str, list[T]] = {name: [] for name in variants}
     for number in range(repeats):
         names = list(variants) if number % 2 == 0 else list(variants)[::-1]

@@ -86,7 +86,9 @@ def explain(composed: Composed) -> dict[str, Any]:
         "effective batch": config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"],
         "steps": steps,
         "monitor": f"{config['train']['monitor']} ({config['train']['mode']})",
-        "memory": "unknown: the images keep different sizes" if memory is None else f"{memory.total / 1e9:.2f} GB a training step",
+        "memory": "unknown: the images keep different sizes"
+        if memory is None
+        else f"{memory.total / 1e9:.2f} GB a training step",
         "config": config,
     }
     return plan
@@ -113,5 +115,9 @@ def _shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return " × ".join(map(_shown, value)) if all(isinstance(one, int) for one in value) else "; ".join(map(_shown, value)) or "none"
+        return (
+            " × ".join(map(_shown, value))
+            if all(isinstance(one, int) for one in value)
+            else "; ".join(map(_shown, value)) or "none"
+        )
     return str(value)

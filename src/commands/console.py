@@ -8,6 +8,8 @@ from rich.console import Console
 
 console = Console()
 
+_LONG = 5000  # images; less is decoded before anybody wonders
+
 
 def progress_to(console: Console, what: str) -> Callable[[int, int], None]:
     """A callback (done, total) that says now and then how far a long preparation is."""
@@ -15,9 +17,9 @@ def progress_to(console: Console, what: str) -> Callable[[int, int], None]:
 
     def tell(done: int, total: int) -> None:
         nonlocal shown
-        tenth = 10 * done // total
-        if tenth != shown and total >= 2000:
-            shown = tenth
+        quarter = 4 * done // total
+        if quarter != shown and total >= _LONG:
+            shown = quarter
             console.print(f"{what} {done:,}/{total:,}", highlight=False)
 
     return tell

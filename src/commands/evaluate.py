@@ -38,7 +38,11 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     own = open_run(run)
     loaded = load_module(run)
     config = dict(loaded.config)
-    refused = [one for one in overrides if not one.lstrip("+").startswith(("data", "trainer.", "accelerator", "paths."))]
+    refused = [
+        one
+        for one in overrides
+        if not one.lstrip("+").startswith(("data", "trainer.", "accelerator", "paths."))
+    ]
     if refused:
         raise ConfigError(
             f"{refused[0]} would change the run's model: evaluate RUN takes data=…, data.key=…, accelerator=… only"
@@ -56,7 +60,9 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     directory = own.path / "evaluations" / f"{name}-{secrets.token_hex(3)}"
     threshold = _threshold(own.path)
     with torch.inference_mode():
-        return _evaluate(config, loaded.module, directory, title=f"{config['name']} on {name}", threshold=threshold)
+        return _evaluate(
+            config, loaded.module, directory, title=f"{config['name']} on {name}", threshold=threshold
+        )
 
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
@@ -81,7 +87,9 @@ def evaluate_weights(overrides: Sequence[str]) -> Path:
     return _evaluate(config, module, directory, title=config["name"], threshold=None)
 
 
-def _evaluate(config: dict[str, Any], module: Any, directory: Path, *, title: str, threshold: float | None) -> Path:
+def _evaluate(
+    config: dict[str, Any], module: Any, directory: Path, *, title: str, threshold: float | None
+) -> Path:
     import sys
 
     from ..runs.building import build_datamodule, build_index
@@ -112,8 +120,12 @@ def _merged(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     """A run's data with single keys replaced: `data.root=…` keeps the rest as the run had it."""
     from omegaconf import OmegaConf
 
-    changes = OmegaConf.from_dotlist([one.lstrip("+") for one in overrides if one.lstrip("+").startswith("data.")])
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create({"data": dict(data)}), changes), resolve=True)
+    changes = OmegaConf.from_dotlist(
+        [one.lstrip("+") for one in overrides if one.lstrip("+").startswith("data.")]
+    )
+    merged = OmegaConf.to_container(
+        OmegaConf.merge(OmegaConf.create({"data": dict(data)}), changes), resolve=True
+    )
     assert isinstance(merged, dict), "a mapping was merged"
     result: dict[str, Any] = merged["data"]
     return result

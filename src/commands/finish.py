@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from ..evaluation.detection import evaluate
+from ..evaluation.predictions import read_predictions
 from ..images.sources import read_image
 from ..inference.detect import detect
 from ..inference.predictions import detection_predictions, write_predictions
@@ -44,8 +45,12 @@ def infer(
         limit = 1 if trainer.get("fast_dev_run") else trainer.get(f"limit_{split}_batches")
         batches = islice(loader, limit) if isinstance(limit, int) and not isinstance(limit, bool) else loader
         detected = detect(module, batches, device=device, precision=str(trainer["precision"]))
-        found[split] = detection_predictions(datamodule.index, detected.rows, detected.logits, module.thresholds)
-        log.info("%s: %d images predicted, %.0f images/s", split, len(detected.rows), detected.images_per_second)
+        found[split] = detection_predictions(
+            datamodule.index, detected.rows, detected.logits, module.thresholds
+        )
+        log.info(
+            "%s: %d images predicted, %.0f images/s", split, len(detected.rows), detected.images_per_second
+        )
     return found
 
 
@@ -67,12 +72,14 @@ def fitted_threshold(validation: pa.Table | None) -> float | None:
     if validation is None:
         return None
     labels = torch.from_numpy(validation["label"].to_numpy().copy())
-    if len(labels.unique()) < 2:
+    if labels.min() == labels.max():
         return None
     return float(fit_threshold(torch.from_numpy(validation["logit"].to_numpy().copy()), labels))
 
 
-def write_results(run: RunDirectory, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]) -> None:
+def write_results(
+    run: RunDirectory, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]
+) -> None:
     """predictions/<split>.parquet, then metrics.json, whose presence says that the run is finished."""
     for split, table in predictions.items():
         write_predictions(table, run.predictions(split))
@@ -84,14 +91,12 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
 
     roots: where thumbnails are looked for; without them, data.root of the run's config.
     """
-    import pyarrow.parquet as pq
-
     from ..reports.run import RunReport, write_report
 
     config = run.read_config()
     metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
     predictions = {
-        split: pq.read_table(run.predictions(split))
+        split: read_predictions(run.predictions(split))
         for split in ("val", "test")
         if run.predictions(split).is_file()
     }
@@ -124,10 +129,15 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
 
 
 def show(metrics: Mapping[str, float], *, monitor: str | None, title: str, console: Console) -> None:
-    """The table that a run ends with."""
-    from ..reports.terminal import metrics_table
+    """The tables that a run ends with."""
+    from ..reports.terminal import generator_table, metrics_table, run_line
 
     console.print(metrics_table(metrics, monitor=monitor, title=title))
+    generators = generator_table(metrics)
+    if generators is not None:
+        console.print(generators)
+    if run_line(metrics):
+        console.print(run_line(metrics), highlight=False)
 
 
 def device_of(trainer: Mapping[str, Any]) -> torch.device:

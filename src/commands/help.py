@@ -45,8 +45,16 @@ def overview(verbs: Mapping[str, str]) -> str:
     width = max(map(len, verbs))
     lines = ["tapetum VERB …   models that look at images: train, compare, ship", "", "verbs"]
     lines += [f"  {verb:<{width}}  {what}" for verb, what in verbs.items()]
-    lines += ["", *_groups(), "", "keys one often sets (tapetum train --cfg job prints all)", *_keys(), "", _EXAMPLES]
-    lines += ["shell completion   eval \"$(python train.py -sc install=bash)\""]
+    lines += [
+        "",
+        *_groups(),
+        "",
+        "keys one often sets (tapetum train --cfg job prints all)",
+        *_keys(),
+        "",
+        _EXAMPLES,
+    ]
+    lines += ['shell completion   eval "$(python train.py -sc install=bash)"']
     return "\n".join(lines)
 
 

@@ -30,7 +30,9 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate(net: nn.Module, config: Mapping[str, Any], output_size: tuple[int, int] | None) -> MemoryEstimate | None:
+def estimate(
+    net: nn.Module, config: Mapping[str, Any], output_size: tuple[int, int] | None
+) -> MemoryEstimate | None:
     """What a training step will need, counted on a network on the meta device; None where images have no one size.
 
     Activations are the outputs of the leaf modules that autograd has to keep for one batch in the run's precision.

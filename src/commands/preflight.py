@@ -112,9 +112,13 @@ def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
             "accelerator=gpu, but this machine has no CUDA device: type accelerator=auto or accelerator=cpu"
         )
     if accelerator == "mps" and not apple:
-        problems.append("accelerator=mps, but this machine has no Apple GPU: type accelerator=auto or accelerator=cpu")
+        problems.append(
+            "accelerator=mps, but this machine has no Apple GPU: type accelerator=auto or accelerator=cpu"
+        )
     if on_cuda and isinstance(devices, int) and devices > cuda > 0:
-        problems.append(f"trainer.devices={devices}, but this machine has {cuda}: type trainer.devices={cuda}")
+        problems.append(
+            f"trainer.devices={devices}, but this machine has {cuda}: type trainer.devices={cuda}"
+        )
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and cuda == 0 and not apple)
     if on_cpu and precision.startswith("16"):
         problems.append(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import TapetumError
+
+if TYPE_CHECKING:
+    from ..reports.compare import RunSummary
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     directories = [Path(argument) for argument in arguments]
     for directory in directories:
         if not directory.is_dir():
-            raise TapetumError(f"no directory {directory}: tapetum report takes runs (outputs/detection/…) or sweeps")
+            raise TapetumError(
+                f"no directory {directory}: tapetum report takes runs (outputs/detection/…) or sweeps"
+            )
     runs = runs_below(directories)
     if len(runs) == 1 and not (directories[0] / "sweep.yaml").is_file():
         from ..runs.directory import open_run
@@ -26,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
 
         page = report_run(open_run(runs[0]))
     else:
-        out = directories[0] / "report" if (directories[0] / "sweep.yaml").is_file() else Path("outputs") / "reports" / _stamp()
+        out = (
+            directories[0] / "report"
+            if (directories[0] / "sweep.yaml").is_file()
+            else Path("outputs") / "reports" / _stamp()
+        )
         page = report_directories(runs, out)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)
     return 0
@@ -56,10 +66,9 @@ def runs_below(directories: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _summary(path: Path, among: Sequence[Path]) -> object:
-    import pyarrow.parquet as pq
-
-    from ..evaluation.detection import intervals
+def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
+    from ..evaluation.detection import Interval, intervals
+    from ..evaluation.predictions import read_predictions
     from ..reports.compare import RunSummary
     from ..runs.directory import RunDirectory
     from ..runs.history import read_history
@@ -67,10 +76,10 @@ def _summary(path: Path, among: Sequence[Path]) -> object:
     run = RunDirectory(path)
     config = run.read_config()
     metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
-    bounds = {}
+    bounds: dict[str, Interval] = {}
     for split in ("val", "test"):
         if run.predictions(split).is_file():
-            table = pq.read_table(run.predictions(split))
+            table = read_predictions(run.predictions(split))
             found = intervals(table, threshold=metrics.get("val/threshold") if split == "test" else None)
             bounds |= {f"{split}/{name}": value for name, value in found.items()}
     names = [other.name for other in among]

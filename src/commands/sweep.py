@@ -49,7 +49,9 @@ def summarise(directory: Path) -> int:
         page = report_directories(finished, directory / "report")
         console.print(f"sweep   {directory}\nreport  {page}", highlight=False, soft_wrap=True)
     for job in failed:
-        console.print(f"job {job['number']} {job['status']}: {job['overrides']}", style="red", highlight=False)
+        console.print(
+            f"job {job['number']} {job['status']}: {job['overrides']}", style="red", highlight=False
+        )
     return 1 if failed else 0
 
 

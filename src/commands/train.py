@@ -78,9 +78,9 @@ def execute(
     """Run what a run directory's config says, in this process; the best monitored value."""
     import lightning
 
+    from ..runs.directory import write_json
     from ..runs.environment import environment
     from ..runs.logs import logging_to
-    from ..runs.directory import write_json
     from .console import console, progress_to
     from .finish import figures, infer, report_run, show, write_results
     from .preflight import preflight
@@ -111,10 +111,18 @@ def execute(
 class _Wired:
     """The objects of one run, in the order in which they depend on each other."""
 
-    def __init__(self, run: RunDirectory, config: Mapping[str, Any], checked: Preflight, progress: Any) -> None:
+    def __init__(
+        self, run: RunDirectory, config: Mapping[str, Any], checked: Preflight, progress: Any
+    ) -> None:
         import lightning
 
-        from ..runs.building import build_datamodule, build_module, build_network, class_counts, parameter_counts
+        from ..runs.building import (
+            build_datamodule,
+            build_module,
+            build_network,
+            class_counts,
+            parameter_counts,
+        )
         from ..runs.checkpoints import AtomicCheckpointIO
         from .console import console
 
@@ -126,7 +134,9 @@ class _Wired:
         self.history, loggers = self._loggers()
         settings = {**config["trainer"]}
         if checked.monitor is None or not config["model"]["fit"]:
-            settings["limit_val_batches"] = 0 if not len(checked.index.rows("val")) else settings.get("limit_val_batches")
+            settings["limit_val_batches"] = (
+                0 if not len(checked.index.rows("val")) else settings.get("limit_val_batches")
+            )
         self.trainer = lightning.Trainer(
             **settings,
             callbacks=callbacks,
@@ -158,7 +168,9 @@ class _Wired:
         if checkpoint is not None:
             loaded = check_index(checkpoint, self.checked.index.fingerprint)
             self.history.truncate(loaded["global_step"])
-            log.info("resuming %s at epoch %d, step %d", self.run.path, loaded["epoch"] + 1, loaded["global_step"])
+            log.info(
+                "resuming %s at epoch %d, step %d", self.run.path, loaded["epoch"] + 1, loaded["global_step"]
+            )
         elif config["weights"]:
             from .weights import start_from
 
@@ -196,7 +208,10 @@ class _Wired:
 
     def summary(self, best: Mapping[str, Any]) -> dict[str, float]:
         """What metrics.json says of the run itself."""
-        figures = {"run/epochs": float(self.trainer.current_epoch), "run/steps": float(self.trainer.global_step)}
+        figures = {
+            "run/epochs": float(self.trainer.current_epoch),
+            "run/steps": float(self.trainer.global_step),
+        }
         if best:
             figures["run/best_epoch"] = float(best["epoch"] + 1)
         value = self.best_value()
@@ -210,10 +225,13 @@ class _Wired:
 
         notes = [f"{note}: {count:,}" for note, count in self.checked.index.notes.items()]
         bad = [
-            {"path": self.checked.index.location(row)[1], "reason": reason} for row, reason in sorted(self.data.bad.items())
+            {"path": self.checked.index.location(row)[1], "reason": reason}
+            for row, reason in sorted(self.data.bad.items())
         ]
         if bad:
-            notes.append(f"{_count(len(bad), 'image')} could not be read and were left out, see bad_images.json")
+            notes.append(
+                f"{_count(len(bad), 'image')} could not be read and were left out, see bad_images.json"
+            )
             write_json(self.run.path / "bad_images.json", bad)
             log.warning(notes[-1])
         write_json(self.run.path / "notes.json", {"notes": notes, "limits": self.checked.limits})
@@ -240,7 +258,9 @@ class _Wired:
             if node is None or (monitor is None and "monitor" in node):
                 continue
             runtime = {"directory": self.run.checkpoints, "monitor": monitor, "mode": mode}
-            built = build(node, allow=self.config["allow_targets"], **(runtime if name == "checkpoint" else {}))
+            built = build(
+                node, allow=self.config["allow_targets"], **(runtime if name == "checkpoint" else {})
+            )
             found += built if isinstance(built, list) else [built]
         return describe, found
 

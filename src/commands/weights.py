@@ -29,11 +29,18 @@ def start_from(net: nn.Module, weights: str) -> None:
     file = checkpoint_file(path)
     found = network_weights(read_checkpoint(file))
     own = net.state_dict()
-    matching = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    matching = {
+        name: value for name, value in found.items() if name in own and own[name].shape == value.shape
+    }
     if not matching:
-        raise CheckpointError(f"nothing in {file} fits this network: none of its {len(found)} tensors has a namesake")
+        raise CheckpointError(
+            f"nothing in {file} fits this network: none of its {len(found)} tensors has a namesake"
+        )
     net.load_state_dict(matching, strict=False)
     log.info("weights: %d of %d tensors from %s", len(matching), len(own), file)
-    for what, names in (("not in the file", set(own) - set(matching)), ("not used", set(found) - set(matching))):
+    for what, names in (
+        ("not in the file", set(own) - set(matching)),
+        ("not used", set(found) - set(matching)),
+    ):
         if names:
             log.warning("weights %s: %s", what, ", ".join(sorted(names)))

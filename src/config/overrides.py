@@ -25,6 +25,7 @@ from .synonyms import synonym
 
 # Groups of which several options go together, as in callbacks=[ema,lr_finder].
 _SEVERAL = frozenset({"callbacks", "logger", "debug"})
+_AND = "\0"  # between two words that one override becomes
 _MOST_CHOICES = 16  # combinations of swept groups whose keys are looked at; each job is checked anyway
 
 
@@ -51,7 +52,7 @@ def prepare(overrides: Sequence[str], *, multirun: bool) -> list[str]:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     words = [rewritten.get(_text(one), _text(one)) for one in parsed]
-    return [word for word in words if word]
+    return [part for word in words for part in word.split(_AND) if part]
 
 
 def _without_flags(words: Sequence[str], problems: list[str]) -> Iterator[str]:
@@ -263,6 +264,8 @@ def _key_words(one: Override, listed: Mapping[str, Any], tree: Mapping[str, Any]
     if one.package is not None:
         return None
     if _exists(listed, key):
+        if isinstance(_at(listed, key), Mapping) and not one.is_sweep_override() and isinstance(one.value(), list):
+            return f"~{key}{_AND}{_forced(one)}"  # Hydra merges no list into a mapping: out with it first
         return _text(one) if one.type in (OverrideType.CHANGE, OverrideType.DEL) else _forced(one)
     if not _exists(tree, key) and not _accepted(tree, key):
         return None

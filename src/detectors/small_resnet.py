@@ -2,8 +2,8 @@
 
 He et al. (CVPR 2016) with squeeze-and-excitation (Hu et al., CVPR 2018), on a fixed cosine transform in place
 of learned first filters. Generators betray themselves in the fine detail (Frank et al., "Leveraging Frequency
-Analysis for Deep Fake Image Recognition", ICML 2020), which has a thousandth of the variance of the shading, so
-that a convolution on pixels learns it last. Here every frequency enters with variance 1.
+Analysis for Deep Fake Image Recognition", ICML 2020), which has a thousandth of the variance of the shading,
+so that a convolution on pixels learns it last. Here every frequency enters with variance 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..images.geometry import InputSpec
-from ..images.normalize import Normalize
+from ..images.normalize import Normalize, Statistics
+
+# Of the training images; any others would do, since the coefficients are whitened.
+CIFAKE = Statistics((0.4724, 0.4634, 0.4187), (0.2374, 0.2373, 0.2657))
 
 
 class SmallResNet(nn.Module):
@@ -28,7 +31,8 @@ class SmallResNet(nn.Module):
     width: channels of the first stage; each further stage has twice as many at half the resolution.
     blocks: residual blocks a stage.
     dropout: share of the pooled features that training drops.
-    flip_average: outside training, the logit is the mean over the image and its mirror image, twice the work.
+    flip_average: outside training, the logit is the mean over the image and its mirror image, twice the work;
+        only for a network that was trained on both.
     classes: 1 for one logit (positive means generated), k > 1 for k-way attribution with class 0 = real.
     """
 
@@ -46,7 +50,7 @@ class SmallResNet(nn.Module):
         _check(size, width, blocks, dropout, classes)
         self.input_spec = InputSpec(size=(size, size), resize="squash")
         self.flip_average = flip_average
-        self.normalize = Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        self.normalize = Normalize(*CIFAKE)
         self.dct = WhitenedDCT()
         self.mix = nn.Sequential(
             nn.Conv2d(self.dct.channels, width, kernel_size=1, bias=False),
@@ -81,15 +85,12 @@ class SmallResNet(nn.Module):
 class WhitenedDCT(nn.Module):
     """Cosine transform of overlapping 4x4 windows across space and colour, each coefficient with variance 1.
 
-    Float [B, 3, H, W] -> float [B, 48, H // 2, W // 2]. A window every 2 pixels: 12 numbers would hold all there
-    is, 48 also hold how neighbouring windows join. The basis is orthonormal and fixed; mean and variance are
-    those of the batch in training, running ones otherwise (BatchNorm without weights).
+    Float [B, 3, H, W] -> float [B, 48, H // 2, W // 2]. A window every 2 pixels: 12 numbers would hold all
+    there is, 48 also hold how neighbouring windows join. The basis is orthonormal and fixed; mean and
+    variance are those of the batch in training, running ones otherwise (BatchNorm without weights).
     """
 
     window, stride, channels = 4, 2, 48
-    # On pixels in [-1, 1] one step of a byte is 0.0078: what is weaker than about a step is rounding, and JPEG
-    # leaves many such coefficients in the colours. Added to the variance, it keeps them from being blown up.
-    noise = 4e-5
     basis: Tensor
 
     def __init__(self) -> None:
@@ -99,12 +100,12 @@ class WhitenedDCT(nn.Module):
         self.register_buffer(
             "basis", basis.reshape(self.channels, 3, self.window, self.window), persistent=False
         )
-        self.whiten = nn.BatchNorm2d(self.channels, eps=self.noise, affine=False)
+        self.whiten = nn.BatchNorm2d(self.channels, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [B, 3, H, W] -> float [B, 48, H // 2, W // 2], ordered (colour, vertical, horizontal)."""
         x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        # bfloat16 would round pixels by up to 0.002, the size of the finest coefficients.
+        # bfloat16 would round pixels by up to a byte step, the size of the finest coefficients.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             coefficients = F.conv2d(x, self.basis, stride=self.stride)
         whitened: Tensor = self.whiten(coefficients)
@@ -153,7 +154,8 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         gate = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))).sigmoid()
-        return x * gate[:, :, None, None]
+        out: Tensor = x * gate[:, :, None, None]
+        return out
 
 
 def dct_matrix(size: int) -> Tensor:

@@ -50,6 +50,8 @@ def detect(
     began = time.perf_counter()
     with torch.inference_mode(), autocast(device, precision):
         for number, batch in enumerate(batches, start=1):
+            if not len(batch["index"]):  # none of its images could be read
+                continue
             images = batch["images"]
             moved = (
                 [one.to(device) for one in images]

@@ -19,7 +19,9 @@ from ..runs.directory import RunDirectory
 def world_size(trainer: Mapping[str, Any]) -> int:
     """How many processes a Trainer config asks for on this machine; ConfigError for several machines."""
     if trainer["num_nodes"] != 1:
-        raise ConfigError(f"trainer.num_nodes={trainer['num_nodes']}: one machine is what can be launched so far")
+        raise ConfigError(
+            f"trainer.num_nodes={trainer['num_nodes']}: one machine is what can be launched so far"
+        )
     devices = trainer["devices"]
     if isinstance(devices, list):
         return len(devices)

@@ -45,10 +45,14 @@ def run_jobs(jobs: Sequence[Job], directory: Path, stop_on_failure: bool) -> lis
         try:
             check_config(one)
         except ConfigError as error:
-            problems += [f"job {job.number} ({' '.join(job.overrides)}): {problem}" for problem in error.problems]
+            problems += [
+                f"job {job.number} ({' '.join(job.overrides)}): {problem}" for problem in error.problems
+            ]
     if problems:
         raise ConfigError(problems)
-    runs = [create_run(one.config, directory / str(job.number)) for job, one in zip(jobs, composed, strict=True)]
+    runs = [
+        create_run(one.config, directory / str(job.number)) for job, one in zip(jobs, composed, strict=True)
+    ]
     described = {"command": sys.argv, "jobs": {job.number: list(job.overrides) for job in jobs}}
     (directory / "sweep.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     values = []
@@ -62,7 +66,9 @@ def run_jobs(jobs: Sequence[Job], directory: Path, stop_on_failure: bool) -> lis
             status = {0: "finished", INTERRUPTED: "interrupted"}.get(code, "failed")
             value = _value(run) if code == 0 else float("nan")
             values.append(value)
-            table.writerow([job.number, status, f"{time.perf_counter() - began:.1f}", value, " ".join(job.overrides)])
+            table.writerow(
+                [job.number, status, f"{time.perf_counter() - began:.1f}", value, " ".join(job.overrides)]
+            )
             file.flush()
             if code == INTERRUPTED or (code and stop_on_failure):
                 break

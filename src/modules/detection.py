@@ -72,8 +72,8 @@ class DetectionModule(lightning.LightningModule):
         """What the progress bar shows: last and mean loss, images per second."""
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._sums_of_epoch = -1
         self._seen: list[dict[str, Tensor]] = []
-        self._classes: int | None = None  # of an attributing head, once it was seen
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if class_counts is not None and hasattr(self.loss, "fit_classes"):
@@ -97,27 +97,27 @@ class DetectionModule(lightning.LightningModule):
         """
         targets = batch["labels"]
         if outputs.ndim == 2 and outputs.shape[1] > 2:
-            if self._classes is None:
-                self._classes = outputs.shape[1]
-                _check_generators(batch, self._classes)
-            targets = torch.where(targets == 1, batch["generators"] + 1, 0)
+            classes = outputs.shape[1]
+            if targets.device.type == "cpu":  # elsewhere a look at the values would wait for the device
+                _check_generators(batch, classes)
+            # What has no generator gets a class that no head has, which no loss takes for real.
+            known = torch.where(batch["generators"] < 0, classes, batch["generators"] + 1)
+            targets = torch.where(targets == 1, known, 0)
         return self.loss(outputs, targets)
-
-    def on_before_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
-        """Where the network attributes, see that every target is one of its classes while that costs nothing."""
-        if self._classes is not None and (self.trainer.training or self.trainer.validating):
-            _check_generators(batch, self._classes)
-        return batch
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor | None:
         """Scalar loss, None for a batch without images; everything that is logged waits in the buffer."""
         if not len(batch["index"]):
-            return self._without_images()
+            self._check_alone()
+            return None
         outputs = self(batch["images"])
         loss = self.compute_loss(batch, outputs)
         self.buffer.add(loss, binary_logit(outputs), batch["labels"], batch["index"], self.global_step)
-        if len(self.buffer.losses) >= self.log_every_n_steps:
-            self.flush()
+        if (
+            len(self.buffer.losses) >= self.log_every_n_steps
+            and not self.trainer.fit_loop._should_accumulate()
+        ):
+            self.flush(self.global_step + 1)
         return loss
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
@@ -137,17 +137,21 @@ class DetectionModule(lightning.LightningModule):
 
     # -- what is logged -------------------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Read the buffer: one device synchronisation for all steps since the last time."""
+    def flush(self, step: int | None = None) -> None:
+        """Read the buffer: one device synchronisation for all batches since the last time.
+
+        step: optimizer steps that are done once these batches are learnt from, None for those done already. A
+        resumed run keeps what was logged up to the step of its checkpoint, and logs the rest again.
+        """
         flushed = self.buffer.flush()
         if flushed is None:
             return
         self.progress["loss"] = flushed[0]
         self.progress["mean_loss"] = self.buffer.epoch()[0]
         self.progress["images"] = self.buffer.seen
-        step = {"epoch": self.current_epoch, "train/loss_step": flushed[0], **self.learning_rates()}
+        figures = {"epoch": self.current_epoch, "train/loss_step": flushed[0], **self.learning_rates()}
         for logger in self.trainer.loggers:
-            logger.log_metrics(step, step=self.global_step)
+            logger.log_metrics(figures, step=self.global_step if step is None else step)
 
     def learning_rates(self) -> dict[str, float]:
         """`lr/<group>` of every parameter group."""
@@ -156,16 +160,16 @@ class DetectionModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A fresh epoch starts with empty sums; a resumed one goes on with its own."""
-        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+        if self._sums_of_epoch != self.current_epoch:
             self.buffer.start_epoch()
+            self._sums_of_epoch = self.current_epoch
 
     def on_train_epoch_end(self) -> None:
         """train/loss and train/accuracy over all steps of the epoch, and the learning rates."""
         self.flush()
         loss, accuracy = self.buffer.epoch()
-        self.log_dict(
-            {"train/loss": loss, "train/accuracy": accuracy, **self.learning_rates()}, sync_dist=True
-        )
+        figures = {"train/loss": loss, "train/accuracy": accuracy, **self.learning_rates()}
+        self.log_dict({**figures, **self._when()}, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start with nothing seen, and only once the losses so far are known to be finite."""
@@ -183,11 +187,16 @@ class DetectionModule(lightning.LightningModule):
             seen = gathered(seen, self.all_gather)
         if not len(seen["index"]):
             raise DataError(
-                "none of the validation images could be read: data.on_bad_image=raise names the first and says why"
+                "none of the validation images could be read: data.on_bad_image=raise names the first "
+                "and says why"
             )
         metrics = binary_metrics(seen["logits"].cpu(), seen["labels"].cpu())
         values = {"val/loss": float(seen["loss"].mean()), **{f"val/{name}": v for name, v in metrics.items()}}
-        self.log_dict(values)
+        self.log_dict({**values, **self._when()})
+
+    def _when(self) -> dict[str, float]:
+        """Epoch and steps done, which loggers take for their axes; Lightning's own count is one short."""
+        return {"epoch": float(self.current_epoch), "step": float(self.global_step)}
 
     # -- what is optimised ----------------------------------------------------------------------------------
 
@@ -206,8 +215,11 @@ class DetectionModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": described}
 
     def _horizon(self) -> Horizon:
-        """Counted here: Trainer.estimated_stepping_batches sets the loaders up before a resumed run restores them."""
-        trainer = self.trainer
+        """How long the schedule will be.
+
+        Counted here: Trainer.estimated_stepping_batches sets the loaders up before they are restored.
+        """
+        trainer: Any = self.trainer  # datamodule and overfit_batches are set where mypy doesn't see it
         if trainer.datamodule is None:
             batches, epochs = trainer.num_training_batches, trainer.max_epochs
         else:
@@ -225,12 +237,12 @@ class DetectionModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The epoch's sums go along; frozen pretrained weights stay where they came from.
 
-        No checkpoint is written once a loss (known when the buffer is read) or a weight is not finite, so that
-        the last good one stays: NonFiniteLossError, TrainingError.
+        No checkpoint is written once a loss (known when the buffer is read) or a weight is not finite, so
+        that the last good one stays: NonFiniteLossError, TrainingError.
         """
         self.flush()
         self._check_finite(checkpoint["state_dict"])
-        checkpoint["epoch_sums"] = self.buffer.state_dict()
+        checkpoint["epoch_sums"] = {**self.buffer.state_dict(), "epoch": self._sums_of_epoch}
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         for weights in _weights_in(checkpoint):
             for name in elsewhere:
@@ -239,6 +251,7 @@ class DetectionModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the sums of an interrupted epoch up, and frozen weights from where they were loaded."""
         self.buffer.load_state_dict(checkpoint["epoch_sums"])
+        self._sums_of_epoch = checkpoint["epoch_sums"]["epoch"]
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         own = self.net.state_dict()
         for weights in _weights_in(checkpoint):
@@ -250,19 +263,20 @@ class DetectionModule(lightning.LightningModule):
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise TrainingError(
                     f"the weights {name} are no longer finite after step {self.global_step}: the checkpoint "
-                    f"before is kept; try a lower learning rate (optimizer.lr), or trainer.gradient_clip_val=1.0"
+                    f"before is kept; try a lower learning rate (optimizer.lr), or "
+                    f"trainer.gradient_clip_val=1.0"
                 )
 
-    def _without_images(self) -> None:
+    def _check_alone(self) -> None:
         if self.trainer.world_size > 1:
             raise DataError(
-                "none of the images in a batch of this process could be read, and the other processes can't go "
-                "on without it: remove the images that a run with data.on_bad_image=raise names"
+                "none of the images in a batch of this process could be read, and the other processes can't "
+                "go on without it: remove the images that a run with data.on_bad_image=raise names"
             )
 
 
 def binary_logit(outputs: Tensor) -> Tensor:
-    """One logit [B], generated against real: the outputs [B], or log Σ exp(z_generators) − z_real of [B, k].
+    """One logit [B], generated against real: outputs [B], or log Σ exp(z_generators) − z_real of [B, k].
 
     Raises ConfigError for outputs of another shape.
     """
@@ -298,7 +312,7 @@ def _combined(loss: Loss | Sequence[Mapping[str, Any]]) -> Loss:
 def gathered(seen: Mapping[str, Tensor], all_gather: Callable[[Tensor], Any]) -> dict[str, Tensor]:
     """All ranks' values [n], each image once.
 
-    Ranks that came up short repeated their last row, and a rank that left bad images out has fewer than others.
+    Ranks that came up short repeated their last row; one that left bad images out has fewer than others.
     all_gather: [n] of this rank to [world, n].
     """
     longest = int(all_gather(torch.tensor(len(seen["index"]), device=seen["index"].device)).max())
@@ -321,13 +335,13 @@ def _check_generators(batch: DetectionBatch, classes: int) -> None:
     if int(numbers.min()) < 0:
         rows = batch["index"][(batch["labels"] == 1) & (batch["generators"] < 0)].tolist()
         raise DataError(
-            f"a network with {classes} outputs names generators, but the generated images in rows {rows[:8]} of "
-            f"the index have none: name theirs, or type model.net.classes=2"
+            f"a network with {classes} outputs names generators, but the generated images in rows "
+            f"{rows[:8]} of the index have none: name theirs, or type model.net.classes=2"
         )
     if int(numbers.max()) + 2 > classes:
         raise ConfigError(
-            f"the data has generator number {int(numbers.max())}, but the network's {classes} outputs are real "
-            f"and {classes - 1} generators: type model.net.classes=<1 + the number of generators>"
+            f"the data has generators 0 to {int(numbers.max())} at least, but the network's {classes} "
+            f"outputs are real and {classes - 1} generators: type model.net.classes=<1 + the number of generators>"
         )
 
 

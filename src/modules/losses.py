@@ -29,8 +29,8 @@ class _Weighted(nn.Module):
             raise ConfigError(f"model.loss.label_smoothing={label_smoothing} must lie in [0, 1)")
         if isinstance(class_weights, str) and class_weights != "balanced":
             raise ConfigError(
-                f"unknown value model.loss.class_weights={class_weights}: balanced, or a number for each class, "
-                f"model.loss.class_weights=[1.0,2.0]"
+                f"unknown value model.loss.class_weights={class_weights}: balanced, or a number for each "
+                f"class, model.loss.class_weights=[1.0,2.0]"
             )
         self.balanced = class_weights == "balanced"
         self.label_smoothing = label_smoothing
@@ -55,7 +55,8 @@ class _Weighted(nn.Module):
         if self.weights is None:
             if self.balanced:
                 raise ConfigError(
-                    "model.loss.class_weights=balanced was never told the counts of the classes"
+                    "model.loss.class_weights=balanced needs the images of each class: DetectionModule takes "
+                    "them as class_counts"
                 )
             return None
         if len(self.weights) != classes:
@@ -82,7 +83,8 @@ class BinaryCrossEntropy(_Weighted):
         if logits.ndim != 1:
             raise ConfigError(
                 f"BinaryCrossEntropy takes one logit an image, but the network returned "
-                f"{tuple(logits.shape)}: type model.net.classes=1, or model.loss._target_=tapetum.modules.losses.CrossEntropy"
+                f"{tuple(logits.shape)}: type model.net.classes=1, or "
+                f"model.loss._target_=tapetum.modules.losses.CrossEntropy"
             )
         smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
         weights = self.weights_of(2)

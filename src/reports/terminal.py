@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from .format import Interval, interval, number
+from .format import Interval, duration, interval, number
 
 FIRST = ("loss", "nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap")
 SPLITS = ("train", "val", "test")
@@ -22,21 +22,21 @@ def metrics_table(
 ) -> Table:
     """Metrics as one row a name and one column a split, the figure that chose the checkpoint marked with `*`.
 
-    metrics: flat, `val/auroc`, `test/accuracy`, as in metrics.json; NaN prints as `undefined`.
+    metrics: flat, `val/auroc`, `test/accuracy`, as in metrics.json; NaN prints as `undefined`. Generators have a
+    table of their own (`generator_table`), and what concerns the run a line (`run_line`).
     monitor: the figure that chose the checkpoint. intervals: 95 % bounds under the same names as metrics.
     """
-    rows, splits = by_split(metrics)
+    rows, found = by_split(metrics)
+    splits = [split for split in found if split != "run"]
     table = Table(title=title, title_justify="left", header_style="bold", caption_justify="left")
     table.add_column("metric")
     for split in splits:
         table.add_column(split, justify="right")
         if intervals and any(name.startswith(f"{split}/") for name in intervals):
             table.add_column("95 % interval", justify="right", style="dim")
-    generators = False
     for name, values in rows.items():
-        if name.startswith("generator") and not generators:
-            table.add_section()
-            generators = True
+        if name.startswith("generator") or set(values) == {"run"}:
+            continue
         cells: list[Text] = []
         for split in splits:
             chose = f"{split}/{name}" == monitor
@@ -44,9 +44,41 @@ def metrics_table(
             cells.append(Text(f"* {value}" if chose else value, style="bold" if chose else ""))
             if intervals and any(key.startswith(f"{split}/") for key in intervals):
                 cells.append(Text(interval(intervals.get(f"{split}/{name}"))))
-        table.add_row(Text(name.removeprefix("generator/")), *cells)
+        table.add_row(Text(name), *cells)
     table.caption = caption(splits, monitor)
     return table
+
+
+def generator_table(metrics: Mapping[str, float], split: str = "test") -> Table | None:
+    """One row a generator and one column a figure, with their mean and minimum below; None where there is none."""
+    prefix = f"{split}/generator/"
+    names = sorted({key.removeprefix(prefix).rpartition("/")[0] for key in metrics if key.startswith(prefix)})
+    if not names:
+        return None
+    columns = ("accuracy", "real_accuracy", "fake_accuracy", "auroc", "ap")
+    table = Table(title=f"{split}, generator by generator", title_justify="left", header_style="bold")
+    table.add_column("generator")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name in names:
+        table.add_row(Text(name), *(number(metrics.get(f"{prefix}{name}/{column}")) for column in columns))
+    table.add_section()
+    for statistic in ("mean", "min"):
+        values = (number(metrics.get(f"{split}/generator_{statistic}/{column}")) for column in columns)
+        table.add_row(Text(statistic, style="bold"), *values)
+    return table
+
+
+def run_line(metrics: Mapping[str, float]) -> str:
+    """`best epoch 7 of 10, 340 steps, 1 min 20 s`, as far as the metrics tell."""
+    parts = []
+    if "run/best_epoch" in metrics:
+        parts.append(f"best epoch {metrics['run/best_epoch']:.0f} of {metrics['run/epochs']:.0f}")
+    if "run/steps" in metrics:
+        parts.append(f"{metrics['run/steps']:,.0f} steps")
+    if "run/seconds" in metrics:
+        parts.append(duration(metrics["run/seconds"]))
+    return ", ".join(parts)
 
 
 def caption(splits: list[str], monitor: str | None) -> str:

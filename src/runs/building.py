@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..config.build import build
+from ..config.schema import COLUMNS
 from ..errors import ConfigError
 from ..indexes.build import build as build_index_from
 from ..indexes.table import Index
@@ -18,8 +19,6 @@ from ..indexes.table import Index
 Progress = Callable[[int, int], None]
 
 _INDEX_KEYS = ("index", "root", "roots", "limit", "val_fraction", "rescan")
-REQUIRED_COLUMNS = {"detection": ("label",)}
-"""Columns of the Index that a task can't do without."""
 
 
 def build_index(config: Mapping[str, Any]) -> Index:
@@ -35,7 +34,7 @@ def build_index(config: Mapping[str, Any]) -> Index:
         seed=config["seed"],
         cache=Path(config["paths"]["cache"]).expanduser(),
         rescan=data["rescan"],
-        required=REQUIRED_COLUMNS[config["task"]],
+        required=COLUMNS[config["task"]],
         name=data_name(config),
     )
 

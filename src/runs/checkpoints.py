@@ -1,7 +1,7 @@
 """Checkpoints: when they are written, how they are written, and how they are read back.
 
-A checkpoint describes itself: under `tapetum` it carries the resolved config and its metadata as plain data, so
-that one file is enough to rebuild the model. It holds tensors and primitives only and is read with
+A checkpoint describes itself: under `tapetum` it carries the resolved config and its metadata as plain data,
+so that one file is enough to rebuild the model. It holds tensors and primitives only and is read with
 `weights_only=True`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -38,8 +39,8 @@ def checkpoints(
 ) -> list[Callback]:
     """The callbacks that write `best.ckpt` (by the monitored value) and `last.ckpt`.
 
-    top_k > 1 also keeps the runners-up as `top-epoch=…-step=….ckpt`. `last` is written every n epochs, optimizer
-    steps or minutes, whichever are given, always behind a whole optimizer step.
+    top_k > 1 also keeps the runners-up as `top-epoch=…-step=….ckpt`. `last` is written every n epochs,
+    optimizer steps or minutes, whichever are given, always behind a whole optimizer step.
     """
     common: dict[str, Any] = {
         "dirpath": directory,
@@ -48,24 +49,47 @@ def checkpoints(
     }
     found: list[Callback] = []
     if monitor is not None:
-        found.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_top_k=1, **common))
+        common_best = {"monitor": monitor, "mode": mode, **common}
+        found.append(WholeStepCheckpoint(filename="best", save_top_k=1, **common_best))
         if top_k > 1:
             name = "top-epoch={epoch}-step={step}"
-            found.append(
-                ModelCheckpoint(filename=name, monitor=monitor, mode=mode, save_top_k=top_k, **common)
-            )
+            found.append(WholeStepCheckpoint(filename=name, save_top_k=top_k, **common_best))
     last: dict[str, Any] = {"filename": "last", "save_top_k": 1, **common}
     if every_n_epochs:
-        found.append(ModelCheckpoint(every_n_epochs=every_n_epochs, save_on_train_epoch_end=True, **last))
+        found.append(WholeStepCheckpoint(every_n_epochs=every_n_epochs, save_on_train_epoch_end=True, **last))
     if every_n_steps:
-        found.append(ModelCheckpoint(every_n_train_steps=every_n_steps, **last))
+        found.append(WholeStepCheckpoint(every_n_train_steps=every_n_steps, **last))
     if every_minutes:
-        found.append(ModelCheckpoint(train_time_interval=timedelta(minutes=every_minutes), **last))
+        found.append(WholeStepCheckpoint(train_time_interval=timedelta(minutes=every_minutes), **last))
     return found
 
 
+class WholeStepCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint, one of several in a run, that never saves between accumulated batches.
+
+    Their gradients are in no checkpoint, so a run resumed from there would be another run.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's hook: `best` and `top` differ in nothing else."""
+        return f"{super().state_key}, filename={self.filename}"
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Lightning's hook."""
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old file, syncs, renames: a full disk or a kill leaves the previous checkpoint valid."""
+    """Writes beside the old file, syncs, renames: a full disk or a kill leaves the previous one valid."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -81,15 +105,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             unfinished.replace(path)
             write_json(path.with_suffix(".json"), checkpoint["tapetum"]["metadata"])
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch reports a full disk as a RuntimeError of its zip writer
-            unfinished.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
+            whole = sorted(found.name for found in path.parent.glob("*.ckpt"))
             raise CheckpointError(
-                f"the checkpoint {path} could not be written: {error}. The previous one is still valid: make room, "
-                f"then continue with resume={path.parent.parent}"
+                f"the checkpoint {path} could not be written: {_reason(error)}. "
+                + (
+                    f"What was written before is still valid ({', '.join(whole)}): make room, then go on "
+                    f"with resume={path.parent.parent}"
+                    if whole
+                    else "It was the first: make room, then start again"
+                )
             ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Lightning's hook; the JSON goes with its checkpoint."""
@@ -121,7 +149,8 @@ class DescribeCheckpoint(Callback):
         """Lightning's hook."""
         value = self._monitored(trainer)
         best = value if self.best is None else self.best if value is None else self.better(self.best, value)
-        metrics = {name: float(tensor) for name, tensor in trainer.callback_metrics.items()}
+        logged = trainer.callback_metrics.items()
+        metrics = {name: float(value) for name, value in logged if name not in ("step", "epoch")}
         checkpoint["tapetum"] = {
             "format": FORMAT,
             "config": self.config,
@@ -150,27 +179,77 @@ class DescribeCheckpoint(Callback):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A tapetum checkpoint as Lightning wrote it, on the CPU; CheckpointError where it is damaged or foreign."""
+    """A tapetum checkpoint as Lightning wrote it, on the CPU.
+
+    Raises CheckpointError where it is missing, damaged, made of pickled objects, foreign or of another
+    format.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
+    _check_whole(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, ", ".join(_classes_in(path)))) from error
+    except Exception as error:  # whole by its checksums, and still nothing that torch wrote
+        raise CheckpointError(f"{path} is not a checkpoint of tapetum: {_reason(error)}") from error
+    described = loaded.get("tapetum") if isinstance(loaded, dict) else None
+    if not isinstance(described, dict):
         raise CheckpointError(
-            f"{path} holds pickled objects, which could run any code when loaded, and is refused: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged and can't be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict) or "tapetum" not in loaded:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of tapetum. Weights of a published network are given as weights={path} "
-            f"together with model=…"
+            f"{path} is not a checkpoint of tapetum. Weights of a published network are given as "
+            f"weights={path} together with model=…"
         )
-    if loaded["tapetum"]["format"] != FORMAT:
+    if described.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {loaded['tapetum']['format']}, this version reads {FORMAT}: "
-            f"use the version of tapetum that wrote it (its environment.json names it)"
+            f"{path} has checkpoint format {described.get('format')}, this version reads {FORMAT}: use the "
+            f"version of tapetum that wrote it (its environment.json names it)"
         )
-    return loaded
+    checkpoint: dict[str, Any] = loaded
+    return checkpoint
+
+
+def _check_whole(path: Path) -> None:
+    """CheckpointError unless every part of the zip archive has its checksum, at which torch does not look."""
+    try:
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                first = file.read(2)
+            if first[:1] == b"\x80":  # how every binary pickle begins, torch's files before 1.6 included
+                raise CheckpointError(_refusal(path, "the whole file is one"))
+            what = "it is empty" if not first else "its end or its beginning is missing"
+            raise CheckpointError(_damage(path, what))
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged header raises half a dozen kinds
+        raise CheckpointError(_damage(path, _reason(error))) from error
+    if broken is not None:
+        raise CheckpointError(_damage(path, f"wrong checksum in its part {broken}"))
+
+
+def _classes_in(path: Path) -> list[str]:
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it only adds names to a refusal that stands
+        return ["of unknown classes"]
+
+
+def _damage(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged and can't be read: {reason}. Take another checkpoint of the run, "
+        f"{path.parent / 'last.ckpt'} or {path.parent / 'best.ckpt'}, or copy the file again"
+    )
+
+
+def _refusal(path: Path, what: str) -> str:
+    return (
+        f"{path} holds pickled objects ({what}), which could run any code when loaded, and is refused: give "
+        f"a file of tensors alone, such as safetensors or a torch.save of a state dict"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what a library said, or the kind of error where it said nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

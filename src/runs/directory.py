@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from ..errors import CheckpointError, TapetumError
 
@@ -71,7 +71,8 @@ class RunDirectory:
         if not file.is_file():
             there = sorted(found.stem for found in self.checkpoints.glob("*.ckpt"))
             raise CheckpointError(
-                f"{self.path} has no checkpoint {which!r}: it has {', '.join(there) if there else 'none at all'}"
+                f"{self.path} has no checkpoint {which!r}: it has "
+                f"{', '.join(there) if there else 'none at all'}"
             )
         return file
 
@@ -133,5 +134,8 @@ def write_json(path: Path, value: Any) -> None:
     """Human-readable JSON, written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """metrics.csv: every value that was logged, one row each time, and a resumed run goes on in the same file.
 
-Lightning's CSVLogger deletes the previous file on resume; this one drops the rows behind the checkpoint that the
-run is resumed from, and rewrites the file only when a new column appears.
+Lightning's CSVLogger deletes the previous file on resume; this one drops the rows behind the checkpoint that
+the run is resumed from, and rewrites the file only when a new column appears.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = list(_FIRST)
-        self._epoch: float | str = ""
         if path.is_file():
             with path.open(newline="") as file:
                 self.columns = next(csv.reader(file), list(_FIRST))
+        self._ends_well = False  # not before this process has written the file, or seen to its last line
 
     @property
     def name(self) -> str:
@@ -47,11 +47,10 @@ class MetricsCsv(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row; a metric never seen before adds a column."""
         row: dict[str, Any] = {"step": step, **metrics}
-        self._epoch = row.setdefault("epoch", self._epoch)
-        if isinstance(row["epoch"], float):
+        if row.get("epoch") is not None:
             row["epoch"] = int(row["epoch"])
         new = [name for name in row if name not in self.columns]
-        if new or not self.path.is_file():
+        if new or not self._ends_well or not self.path.is_file():
             rows = read_history(self.path) if self.path.is_file() else []
             self.columns += new
             self._write(rows)
@@ -61,7 +60,7 @@ class MetricsCsv(Logger):
     def truncate(self, step: int) -> None:
         """Drop what was logged behind an optimizer step: the resumed run will log it again."""
         if self.path.is_file():
-            self._write([row for row in read_history(self.path) if row["step"] <= step])
+            self._write([row for row in read_history(self.path) if row.get("step", 0) <= step])
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         unfinished = self.path.with_name(self.path.name + ".tmp")
@@ -70,15 +69,19 @@ class MetricsCsv(Logger):
             writer.writeheader()
             writer.writerows(rows)
         unfinished.replace(self.path)
+        self._ends_well = True
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv; cells that were not logged are absent from their row."""
-    rows = []
+    """The rows of a metrics.csv; cells that were not logged are absent from their row.
+
+    A last line without its end was cut off by a kill or a full disk, and is left out.
+    """
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            rows.append({name: _number(name, value) for name, value in row.items() if value})
-    return rows
+        whole = [line for line in file if line.endswith("\n")]
+    return [
+        {name: _number(name, value) for name, value in row.items() if value} for row in csv.DictReader(whole)
+    ]
 
 
 def _number(name: str, value: str) -> float:

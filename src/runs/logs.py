@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..errors import TapetumError
+
 log = logging.getLogger("tapetum")
 
 
@@ -27,7 +29,11 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def logging_to(file: Path, console: Console) -> Iterator[None]:
-    """While open, the project's messages go to the console and are appended to a file."""
+    """While open, the project's messages go to the console and are appended to a file.
+
+    What ends it early stands in the file, too: a failure that explains itself with its message, any other
+    with its traceback. The console hears of it from whoever catches it.
+    """
     to_file = logging.FileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     to_console = ConsoleHandler(console)
@@ -37,6 +43,12 @@ def logging_to(file: Path, console: Console) -> Iterator[None]:
         log.addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        explained = isinstance(error, TapetumError)
+        trace = None if explained else (type(error), error, error.__traceback__)
+        said = str(error) if explained else f"stopped by {type(error).__name__}"
+        to_file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, said, (), trace))
+        raise
     finally:
         for handler in (to_file, to_console):
             log.removeHandler(handler)

@@ -43,7 +43,7 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""
-        self._every = max(1, trainer.log_every_n_steps)
+        self._every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -61,7 +61,7 @@ class TrainingProgress(ProgressBar):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""
         self._epoch_began = time.perf_counter()
-        self._images_before = module.buffer.seen  # type: ignore[union-attr]  # every task's module has one
+        self._images_before = module.buffer.seen  # type: ignore  # every task's module has a StepBuffer
         if self._bar is not None:
             self._bar.reset(
                 self._task, total=trainer.num_training_batches, description=_epoch(trainer), figures=""

@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Throughput(Callback):
-    """Logs `speed/images_per_second`, `speed/data_wait` (share of the time spent waiting for batches), `memory/peak_gb`.
+    """Logs `speed/images_per_second`, `speed/data_wait` and `memory/peak_gb`.
 
-    Validation does not count. Memory is the device's on CUDA and the process's elsewhere.
+    data_wait is the share of the time that was spent waiting for batches. Validation does not count. Memory
+    is the device's on CUDA and the process's elsewhere.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Throughput(Callback):
 
 
 def peak_memory_gb() -> float:
-    """Highest memory use so far, in 10⁹ bytes: of the CUDA device if there is one, else resident in this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    """Highest memory use so far, in 10⁹ bytes: of the CUDA device if one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -2,7 +2,7 @@ import math
 
 import pytest
 from tapetum.reports.format import duration, number, percent
-from tapetum.reports.terminal import metrics_table
+from tapetum.reports.terminal import generator_table, metrics_table, run_line
 
 from reports.pages import printed, row
 
@@ -18,7 +18,7 @@ METRICS = {
 def test_val_stands_before_test_and_what_chose_is_marked():
     text = printed(metrics_table(METRICS, monitor="val/auroc"))
     header = text.splitlines()[1]
-    assert header.index("val") < header.index("test") < header.index("run")
+    assert header.index("val") < header.index("test")
     assert "* 0.9800" in row(text, "auroc")
     assert text.count("* 0") == 1
     assert "* val/auroc chose the checkpoint" in text
@@ -32,12 +32,24 @@ def test_undefined_is_said_and_absent_is_empty():
     assert "chose the checkpoint" not in text
 
 
-def test_generators_come_last_under_their_own_name():
-    lines = printed(metrics_table(METRICS)).splitlines()
-    at = {
-        name: next(k for k, line in enumerate(lines) if name in line) for name in ("epochs", "ADM/accuracy")
+def test_generators_have_a_table_of_their_own_with_mean_and_minimum():
+    assert "ADM" not in printed(metrics_table(METRICS))
+    figures = {
+        f"test/{name}/accuracy": value
+        for name, value in {"generator/ADM": 0.88, "generator/a/b": 0.7, "generator_mean": 0.79}.items()
     }
-    assert at["ADM/accuracy"] > at["epochs"]
+    text = printed(generator_table(figures))
+    assert "0.8800" in row(text, "ADM")
+    assert "0.7000" in row(text, "a/b")
+    assert "0.7900" in row(text, "mean")
+    assert generator_table({"test/accuracy": 0.9}) is None
+
+
+def test_the_run_has_a_line():
+    figures = {"run/best_epoch": 7.0, "run/epochs": 10.0, "run/steps": 1340.0, "run/seconds": 80.0}
+    assert run_line(figures) == "best epoch 7 of 10, 1,340 steps, 1 min 20 s"
+    assert run_line({"test/accuracy": 0.9}) == ""
+    assert "best_epoch" not in printed(metrics_table({**figures, "test/accuracy": 0.9}))
 
 
 def test_intervals_stand_beside_their_split():

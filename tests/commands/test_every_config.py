@@ -1,0 +1,163 @@
+"""Every shipped YAML composes, fits and builds; every key of every shipped experiment does something."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from layouts import make_cifake, make_folder, make_manifest
+
+from tapetum.commands.check import explain
+from tapetum.config.compose import compose
+from tapetum.config.groups import groups, option_names
+from tapetum.config.overrides import prepare
+
+CONF = Path(__file__).parents[2] / "conf"
+NEEDED = {("model", "timm_backbone"): ["model.net.name=test_resnet.r160_in1k"]}
+NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
+TINY = ["data.index.train=64", "data.index.test=32"]
+EXPERIMENTS = option_names("experiment")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("every")
+    make_folder(root / "folder", splits={"train": 12, "val": 4, "test": 4})
+    make_cifake(root / "cifake")
+    make_manifest(root / "manifest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAPETUM_DATA", str(root))
+        yield root
+
+
+def plan(*overrides: str) -> dict[str, Any]:
+    tiny = [] if any(one.startswith("data=") or one.startswith("experiment=") for one in overrides) else TINY
+    return explain(compose(prepare([*tiny, *overrides], multirun=False)))
+
+
+def options() -> list[tuple[str, str]]:
+    return [
+        (group, option)
+        for group in groups()
+        for option in option_names(group)
+        if option not in NEEDS_A_GPU and not group.startswith("hydra")
+    ]
+
+
+@pytest.mark.parametrize(("group", "option"), options())
+def test_every_option_composes_and_fits(data, group, option):
+    found = plan(f"{group}={option}", *NEEDED.get((group, option), []))
+    assert found["choices"][group] == option
+    assert isinstance(found["data"], dict), found["data"]
+
+
+@pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))
+def test_an_accelerator_that_is_not_there_is_said(data, option):
+    import torch
+
+    from tapetum.errors import ConfigError
+
+    if option == "mps" or not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="this machine has no"):
+            plan(f"accelerator={option}")
+    else:
+        assert plan(f"accelerator={option}")["accelerator"] == "cuda"
+
+
+@pytest.mark.parametrize("model", option_names("model"))
+@pytest.mark.parametrize("source", option_names("data"))
+def test_every_model_fits_every_data_set(data, model, source):
+    small = TINY if source == "synthetic" else []
+    found = plan(f"model={model}", f"data={source}", *small, *NEEDED.get(("model", model), []))
+    assert found["parameters"]["trainable"] > 0
+    assert {"train", "test"} <= set(found["data"]["counts"])
+
+
+def own_keys(experiment: str) -> list[tuple[str, Any]]:
+    """Dotted keys that the YAML of an experiment sets itself, with their values."""
+    file = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
+    found: list[tuple[str, Any]] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found.append((f"{prefix}{key}", value))
+
+    walk({key: value for key, value in file.items() if key != "defaults"}, "")
+    return found
+
+
+OTHER = {"train.monitor": "val/f1", "train.mode": None, "model.net.pretrained": "false", "trainer.precision": "bf16-mixed"}
+
+
+def changed(key: str, value: Any) -> str | None:
+    """The override that sets a key to another value of its kind; None where the other value is an error."""
+    if key in OTHER:
+        return OTHER[key] and f"{key}={OTHER[key]}"
+    if isinstance(value, bool):
+        return f"{key}={str(not value).lower()}"
+    if isinstance(value, int | float):
+        return f"{key}={value + 1 if isinstance(value, int) else value * 0.5}"
+    if isinstance(value, str) and value.replace("e-", "").replace(".", "").isdigit():
+        return f"{key}={float(value) * 0.5}"
+    if isinstance(value, list) or value is None:
+        return None
+    return f"{key}={value}_other"
+
+
+def snapshot(*overrides: str) -> str:
+    """Everything that is built from a config, as text: plan, network, losses, partials, callbacks, data."""
+    from tapetum.config.build import build
+    from tapetum.runs.building import build_datamodule, build_index, build_module, build_network_on_meta, class_counts
+
+    composed = compose(prepare(list(overrides), multirun=False))
+    config = composed.config
+    index = build_index(config)
+    net = build_network_on_meta(config)
+    module = build_module(config, net, class_counts=class_counts(index))
+    datamodule = build_datamodule(config, index, module)
+    callbacks = [
+        build(node, **({"directory": Path("x"), "monitor": module.monitor, "mode": module.mode} if name == "checkpoint" else {}))
+        for name, node in config["callbacks"].items()
+        if node is not None
+    ]
+    everything = [
+        {key: value for key, value in explain(composed).items() if key != "config"},
+        str(net), net, module, module.loss, module.thresholds, datamodule, datamodule.augment,
+        *datamodule.augment.before_crop, *datamodule.augment.after_crop,
+        *[one for built in callbacks for one in (built if isinstance(built, list) else [built])],
+        config["trainer"], config["seed"], config["train"],
+    ]  # fmt: skip
+    return "\n".join(described(one) for one in everything)
+
+
+def described(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return f"{value.func.__qualname__} {value.keywords}"
+    if isinstance(value, str | int | float | dict | list | tuple | type(None)):
+        return repr(value)
+    primitive = (str, int, float, bool, tuple, type(None), functools.partial)
+    return type(value).__name__ + str(
+        {
+            name: described(one) if isinstance(one, functools.partial) else repr(one)
+            for name, one in sorted(vars(value).items())
+            if isinstance(one, primitive)
+        }
+    )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_key_of_an_experiment_has_an_effect(data, experiment):
+    base = snapshot(f"experiment={experiment}")
+    assert base == snapshot(f"experiment={experiment}"), "the snapshot itself is not stable"
+    without_effect = []
+    for key, value in own_keys(experiment):
+        override = changed(key, value)
+        if override is not None and snapshot(f"experiment={experiment}", override) == base:
+            without_effect.append(override)
+    assert not without_effect

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS and verb not in _HIDDEN:
-        print(f"unknown verb {verb}{did_you_mean(verb, VERBS)} Verbs: {', '.join(VERBS)}", file=sys.stderr)
+        near = did_you_mean(verb, VERBS)
+        print(f"unknown verb {verb}{near or ':'} verbs: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if any(argument in ("-h", "--help") for argument in rest):
         from .commands.help import verb_help

@@ -11,58 +11,75 @@ from pathlib import Path
 from typing import Any
 
 from ..config.check import check_config
-from ..config.compose import compose
+from ..config.compose import Composed, compose
 from ..config.overrides import prepare
-from ..errors import ConfigError, TapetumError
+from ..errors import ConfigError, DataError, TapetumError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, print one table a run, write predictions, figures and a report. The exit code."""
-    runs = [one for one in arguments if "=" not in one]
-    overrides = prepare([one for one in arguments if "=" in one], multirun=False)
+    flags = [one for one in arguments if one.startswith("-")]
+    if flags:
+        raise ConfigError(
+            f"{flags[0]} is a flag, and there are none: tapetum evaluate RUN… [data=… data.key=…]"
+        )
+    runs = [one for one in arguments if "=" not in one or Path(one).exists()]
+    overrides = [one for one in arguments if one not in runs]
     if runs:
         for run in runs:
             evaluate_run(run, overrides)
     else:
-        evaluate_weights(overrides)
+        evaluate_weights(prepare(overrides, multirun=False))
     return 0
 
 
 def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
-    """A run's best weights on its own test split, or on other data named by overrides; the new directory."""
+    """A run's best weights on its own data, or on other data named by overrides; the new directory.
+
+    Overrides: `data=…` and its keys, single keys of the run's own data, `accelerator=…`, `trainer.…`, `paths.…`,
+    and `allow_targets=[…]`, which a checkpoint can't bring along.
+    """
     import torch
 
+    from ..runs.building import data_name
     from ..runs.directory import open_run
     from ..runs.loading import load_module
 
     own = open_run(run)
-    loaded = load_module(run)
-    config = dict(loaded.config)
-    refused = [
-        one
-        for one in overrides
-        if not one.lstrip("+").startswith(("data", "trainer.", "accelerator", "paths."))
-    ]
-    if refused:
-        raise ConfigError(
-            f"{refused[0]} would change the run's model: evaluate RUN takes data=…, data.key=…, accelerator=… only"
-        )
-    name = "own"
-    if overrides:
-        other = compose(overrides)
-        check_config(other)
-        keeps = not any(one.startswith("data=") for one in overrides)
-        config["data"] = _merged(config["data"], overrides) if keeps else other.config["data"]
-        config["trainer"] = config["trainer"] | {
-            key: other.config["trainer"][key] for key in ("accelerator", "devices", "precision")
-        }
-        name = "own" if keeps else other.choices["data"]
+    keys = [one.lstrip("+~").split("=")[0] for one in overrides]
+    for one, key in zip(overrides, keys, strict=True):
+        if key not in ("data", "accelerator", "allow_targets") and not key.startswith(_MAY_CHANGE):
+            raise ConfigError(
+                f"{one} would change the run's model: evaluate RUN takes data=…, data.key=…, accelerator=…, "
+                "trainer.precision=… and allow_targets=[…] only"
+            )
+    swaps = "data" in keys
+    keeps = [one for one, key in zip(overrides, keys, strict=True) if key.startswith("data.") and not swaps]
+    other = compose(prepare([one for one in overrides if one not in keeps], multirun=False))
+    loaded = load_module(run, allow=other.config["allow_targets"])
+    config = {**loaded.config, "allow_targets": other.config["allow_targets"]}
+    config["data"] = other.config["data"] if swaps else _merged(config["data"], keeps)
+    settings = ("accelerator", "devices", "strategy", "precision") if "accelerator" in keys else ()
+    named = [key.removeprefix("trainer.") for key in keys if key.startswith("trainer.")]
+    config["trainer"] = config["trainer"] | {key: other.config["trainer"][key] for key in (*settings, *named)}
+    config["paths"] = config["paths"] | {
+        key: other.config["paths"][key]
+        for key in ("data", "cache")  # of this machine, now
+    }
+    check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
+    name = other.choices["data"] if swaps else data_name(config)
     directory = own.path / "evaluations" / f"{name}-{secrets.token_hex(3)}"
-    threshold = _threshold(own.path)
     with torch.inference_mode():
         return _evaluate(
-            config, loaded.module, directory, title=f"{config['name']} on {name}", threshold=threshold
+            config,
+            loaded.module,
+            directory,
+            title=f"{config['name']} on {name}",
+            threshold=_threshold(own.path),
         )
+
+
+_MAY_CHANGE = ("data.", "trainer.", "paths.")
 
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
@@ -96,19 +113,31 @@ def _evaluate(
     from ..runs.directory import RunDirectory, create_run, write_json
     from ..runs.environment import environment
     from .console import console, progress_to
-    from .finish import figures, infer, report_run, show, write_results
+    from .finish import figures, infer, report_run, show, write_notes, write_results
+    from .memory import explained
+    from .preflight import hardware_problems
 
+    problems = hardware_problems(config["trainer"])
+    if problems:
+        raise ConfigError(problems)
     index = build_index(config)
     data = build_datamodule(config, index, module, progress_to(console, "decoding"))
     splits = [split for split in ("val", "test") if len(index.rows(split))]
     if not splits:
-        raise TapetumError(f"{config['data']['root']} has neither a val nor a test split to evaluate on")
-    predictions = infer(module, data, splits, trainer=config["trainer"])
+        raise DataError(
+            f"{config['data']['root']} has neither a val nor a test split to evaluate on: name the images with "
+            "data.roots.test=DIR"
+        )
+    try:
+        predictions = infer(module, data, splits, trainer=config["trainer"])
+    except (RuntimeError, MemoryError) as error:
+        raise explained(error, config, "predicting") from error
     run: RunDirectory = create_run(config, directory)
     run.checkpoints.rmdir()
     run.command.write_text(" ".join(sys.argv) + "\n")
     write_json(run.environment, environment())
     metrics = figures(predictions, threshold=threshold)
+    write_notes(run, index, data.bad)
     write_results(run, predictions, metrics)
     page = report_run(run, index.roots)
     show(metrics, monitor=None, title=title, console=console)
@@ -120,12 +149,8 @@ def _merged(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     """A run's data with single keys replaced: `data.root=…` keeps the rest as the run had it."""
     from omegaconf import OmegaConf
 
-    changes = OmegaConf.from_dotlist(
-        [one.lstrip("+") for one in overrides if one.lstrip("+").startswith("data.")]
-    )
-    merged = OmegaConf.to_container(
-        OmegaConf.merge(OmegaConf.create({"data": dict(data)}), changes), resolve=True
-    )
+    changes = OmegaConf.from_dotlist([one.lstrip("+") for one in overrides])
+    merged = OmegaConf.to_container(OmegaConf.merge({"data": dict(data)}, changes), resolve=True)
     assert isinstance(merged, dict), "a mapping was merged"
     result: dict[str, Any] = merged["data"]
     return result

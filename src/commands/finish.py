@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
+from ..datamodules.samplers import Shard
 from ..evaluation.detection import evaluate
 from ..evaluation.predictions import read_predictions
 from ..images.sources import read_image
 from ..inference.detect import detect
 from ..inference.predictions import detection_predictions, write_predictions
 from ..inference.predictor import best_device
+from ..indexes.table import Index
 from ..metrics.binary import fit_threshold
 from ..runs.directory import RunDirectory, write_json
 from ..runs.history import read_history
@@ -41,9 +43,12 @@ def infer(
     for split in splits:
         if not len(datamodule.index.rows(split)):
             continue
-        loader = datamodule.eval_dataloader(split)
+        loader = datamodule.eval_dataloader(split, shard=Shard())  # this process predicts every image
         limit = 1 if trainer.get("fast_dev_run") else trainer.get(f"limit_{split}_batches")
-        batches = islice(loader, limit) if isinstance(limit, int) and not isinstance(limit, bool) else loader
+        batches = loader if limit is None else _FirstBatches(loader, limit)
+        if not len(batches):
+            log.info("%s: left out, trainer.limit_%s_batches=%s", split, split, limit)
+            continue
         detected = detect(module, batches, device=device, precision=str(trainer["precision"]))
         found[split] = detection_predictions(
             datamodule.index, detected.rows, detected.logits, module.thresholds
@@ -52,6 +57,21 @@ def infer(
             "%s: %d images predicted, %.0f images/s", split, len(detected.rows), detected.images_per_second
         )
     return found
+
+
+class _FirstBatches:
+    """The first batches of a loader: so many, or a share, as Lightning counts its limits."""
+
+    def __init__(self, loader: Any, limit: int | float) -> None:
+        self.loader = loader
+        share = isinstance(limit, float)
+        self.count = int(len(loader) * limit) if share else min(len(loader), int(limit))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.loader), self.count)
 
 
 def figures(predictions: Mapping[str, pa.Table], *, threshold: float | None = None) -> dict[str, float]:
@@ -71,10 +91,11 @@ def fitted_threshold(validation: pa.Table | None) -> float | None:
     """The logit with the best balanced accuracy on validation; None without one, or with one class only."""
     if validation is None:
         return None
-    labels = torch.from_numpy(validation["label"].to_numpy().copy())
-    if labels.min() == labels.max():
+    labels, logits = validation["label"].to_numpy(), validation["logit"].to_numpy()
+    known = labels >= 0
+    if len(np.unique(labels[known])) < 2:
         return None
-    return float(fit_threshold(torch.from_numpy(validation["logit"].to_numpy().copy()), labels))
+    return float(fit_threshold(torch.from_numpy(logits[known]), torch.from_numpy(labels[known])))
 
 
 def write_results(
@@ -84,6 +105,26 @@ def write_results(
     for split, table in predictions.items():
         write_predictions(table, run.predictions(split))
     write_json(run.metrics, dict(sorted(metrics.items())))
+
+
+def write_notes(run: RunDirectory, index: Index, bad: Mapping[int, str], limits: Sequence[str] = ()) -> None:
+    """What a reader of the figures must know, beside them: notes.json, and bad_images.json where there are any.
+
+    bad: Index row → why it could not be read.
+    """
+    notes = [f"{note}: {count:,}" for note, count in index.notes.items()]
+    found = run.path / "found.json"
+    if found.is_file():
+        notes += [
+            f"found by a search: {key}={value:.4g}" for key, value in json.loads(found.read_text()).items()
+        ]
+    if bad:
+        listed = [{"path": index.location(row)[1], "reason": reason} for row, reason in sorted(bad.items())]
+        write_json(run.path / "bad_images.json", listed)
+        images = "1 image" if len(bad) == 1 else f"{len(bad):,} images"
+        notes.append(f"{images} could not be read and were left out, see bad_images.json")
+        log.warning(notes[-1])
+    write_json(run.path / "notes.json", {"notes": notes, "limits": list(limits)})
 
 
 def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:

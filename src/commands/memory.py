@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..runs.building import parameter_counts
+from ..runs.throughput import peak_memory_gb
+
+Phase = Literal["training", "predicting"]
 
 _STATES = {"SGD": 1, "Adam": 2, "AdamW": 2}  # tensors the optimizer keeps a trainable parameter
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
@@ -67,23 +72,42 @@ def estimate(
     )
 
 
-def out_of_memory(error: BaseException, config: Mapping[str, Any]) -> str | None:
-    """The explanation of an out-of-memory error, with the override that keeps the effective batch; None for others."""
+def explained(error: BaseException, config: Mapping[str, Any], phase: Phase) -> BaseException:
+    """A TrainingError that explains an out-of-memory error; any other error as it is."""
+    said = out_of_memory(error, config, phase)
+    return error if said is None else TrainingError(said)
+
+
+def out_of_memory(error: BaseException, config: Mapping[str, Any], phase: Phase = "training") -> str | None:
+    """What ran out, and the override that needs less; None for other errors.
+
+    Training keeps its effective batch, and predictions do not depend on theirs.
+    """
     text = str(error)
     if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and not any(
         sign in text for sign in _OUT_OF_MEMORY
     ):
         return None
-    batch = config["data"]["batch_size"]
-    accumulate = config["trainer"]["accumulate_grad_batches"]
-    said = f"out of memory while training with data.batch_size={batch}"
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        peak = torch.cuda.max_memory_allocated()
-        said += f" (peak {peak / 1e9:.1f} GB, free {free / 1e9:.1f} of {total / 1e9:.1f} GB)"
+    key = "batch_size" if phase == "training" else "eval_batch_size"
+    batch: int = config["data"][key]
+    said = f"out of memory while {phase} with data.{key}={batch} ({_memory()})"
     if batch == 1:
         return f"{said}: one image does not fit; a smaller input (model.geometry.size=…) or bf16 needs less"
+    if phase == "predicting":
+        return f"{said}. A smaller batch predicts the same: data.eval_batch_size={batch // 2}"
+    parts = next(number for number in range(2, batch + 1) if batch % number == 0)
+    accumulate = (config["trainer"].get("accumulate_grad_batches") or 1) * parts
     return (
-        f"{said}. Half the batch, accumulated twice, trains the same: "
-        f"data.batch_size={batch // 2} trainer.accumulate_grad_batches={accumulate * 2}"
+        f"{said}. A part of the batch, accumulated {accumulate} times, trains the same: "
+        f"data.batch_size={batch // parts} trainer.accumulate_grad_batches={accumulate}"
     )
+
+
+def _memory() -> str:
+    """Peak and free memory of the device."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+    else:
+        page = os.sysconf("SC_PAGE_SIZE")
+        free, total = page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+    return f"peak {peak_memory_gb():.1f} GB, free {free / 1e9:.1f} of {total / 1e9:.1f} GB"

@@ -41,6 +41,12 @@ class Preflight:
                 "There is no validation split (data.val_fraction=0 and none on the disk): no best checkpoint is "
                 "chosen, nothing stops early, no threshold is fitted; the last weights are what is tested."
             )
+        elif config["model"]["fit"] and config["trainer"].get("limit_val_batches") == 0:
+            monitor = None
+            limits.append(
+                "Validation is switched off (trainer.limit_val_batches=0): no best checkpoint is chosen, nothing "
+                "stops early, no threshold is fitted; the last weights are what is tested."
+            )
         if not len(index.rows("test")):
             limits.append("There is no test split: no figure is free of choices made on the same images.")
         return cls(index, monitor, limits)
@@ -92,11 +98,13 @@ def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
             f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it images "
             f"(data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
         )
-    follows = str((config["scheduler"] or {}).get("_target_", "")).endswith("ReduceLROnPlateau")
-    if follows and not len(index.rows("val")):
+    schedule = str((config["scheduler"] or {}).get("_target_", ""))
+    follows = schedule.endswith((".ReduceLROnPlateau", ".plateau"))
+    unseen = not len(index.rows("val")) or config["trainer"].get("limit_val_batches") == 0
+    if config["model"]["fit"] and follows and unseen:
         problems.append(
-            "scheduler=plateau follows a validation figure, and there is no val split: type scheduler=cosine, or "
-            "data.val_fraction=0.1"
+            "scheduler=plateau follows a validation figure, and there is none: type scheduler=cosine, or "
+            "data.val_fraction=0.1 (and no trainer.limit_val_batches=0)"
         )
     return problems
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,18 +27,17 @@ def main(arguments: Sequence[str]) -> int:
                 f"no directory {directory}: tapetum report takes runs (outputs/detection/…) or sweeps"
             )
     runs = runs_below(directories)
-    if len(runs) == 1 and not (directories[0] / "sweep.yaml").is_file():
+    sweep = len(directories) == 1 and (directories[0] / "sweep.yaml").is_file()
+    if len(runs) == 1 and not sweep:
         from ..runs.directory import open_run
         from .finish import report_run
 
         page = report_run(open_run(runs[0]))
     else:
-        out = (
-            directories[0] / "report"
-            if (directories[0] / "sweep.yaml").is_file()
-            else Path("outputs") / "reports" / _stamp()
+        outputs = Path(os.environ.get("TAPETUM_OUTPUTS", "outputs"))
+        page = report_directories(
+            runs, directories[0] / "report" if sweep else outputs / "reports" / _stamp()
         )
-        page = report_directories(runs, out)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)
     return 0
 
@@ -60,7 +60,9 @@ def runs_below(directories: Sequence[Path]) -> list[Path]:
             found.append(directory)
         elif (directory / "sweep.yaml").is_file():
             jobs = [child for child in directory.iterdir() if (child / "config.yaml").is_file()]
-            found += sorted(jobs, key=lambda job: int(job.name))
+            if not jobs:
+                raise TapetumError(f"the sweep {directory} has no jobs")
+            found += sorted(jobs, key=lambda job: (len(job.name), job.name))
         else:
             raise TapetumError(f"{directory} is neither a run (config.yaml) nor a sweep (sweep.yaml)")
     return found

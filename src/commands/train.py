@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import prepare
-from ..errors import TapetumError
+from ..errors import ConfigError, TapetumError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,17 +50,30 @@ def train(composed: Composed, *, command: str = "") -> float | None:
     Raises TapetumError for everything that a user can mend.
     """
     from ..launch.processes import torchrun, world_size
-    from ..runs.directory import create_run
+    from ..runs.directory import RunDirectory, create_run
     from ..runs.resume import find_resumed
+    from .console import console
     from .preflight import preflight
 
-    config = composed.config
-    resumed = find_resumed(config["resume"], config) if config["resume"] else None
+    config: dict[str, Any] = {**composed.config, "resume": None}
+    resume = composed.config["resume"]
     checked = preflight(config)
+    resumed = find_resumed(resume, config) if resume else None
+    if config["trainer"].get("fast_dev_run"):
+        with tempfile.TemporaryDirectory() as scratch:
+            create_run(config, Path(scratch) / "run")
+            execute(RunDirectory(Path(scratch) / "run"), config, checked=checked)
+        console.print("fast_dev_run: every part has run on one batch, and nothing was kept", highlight=False)
+        return None
     if resumed is None:
+        if resume:
+            console.print(
+                "resume=auto: no unfinished run has this config, so a new one starts", highlight=False
+            )
         run, checkpoint = create_run(config), None
     else:
         run, checkpoint = resumed
+        _take_up(run, checkpoint, config, checked)
     with run.command.open("a") as file:
         file.write(command + "\n")
     if world_size(config["trainer"]) > 1:
@@ -82,13 +96,16 @@ def execute(
     from ..runs.environment import environment
     from ..runs.logs import logging_to
     from .console import console, progress_to
-    from .finish import figures, infer, report_run, show, write_results
+    from .finders import search
+    from .finish import figures, infer, report_run, show, write_notes, write_results
+    from .memory import explained
     from .preflight import preflight
 
     began = time.perf_counter()
     checked = checked or preflight(config)
     with logging_to(run.log, console), quiet_lightning():
         write_json(run.environment, environment())
+        config = search(run, config, checked.index)
         lightning.seed_everything(config["seed"], workers=False, verbose=False)
         wired = _Wired(run, config, checked, progress_to(console, "decoding"))
         if config["model"]["fit"]:
@@ -98,13 +115,18 @@ def execute(
         if not wired.trainer.is_global_zero:
             return None
         best = wired.load_best()
-        predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
+        try:
+            predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
+        except (RuntimeError, MemoryError) as error:
+            raise explained(error, config, "predicting") from error
         metrics = {**figures(predictions), **wired.summary(best), "run/seconds": time.perf_counter() - began}
-        wired.write_notes()
+        write_notes(run, checked.index, wired.data.bad, checked.limits)
         write_results(run, predictions, metrics)
         page = report_run(run, checked.index.roots)
-        show(metrics, monitor=checked.monitor, title=config["name"], console=console)
-        console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
+        monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
+        show(metrics, monitor=monitor, title=config["name"], console=console)
+        if not config["trainer"].get("fast_dev_run"):
+            console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
         return wired.best_value()
 
 
@@ -132,11 +154,9 @@ class _Wired:
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
         self.history, loggers = self._loggers()
-        settings = {**config["trainer"]}
-        if checked.monitor is None or not config["model"]["fit"]:
-            settings["limit_val_batches"] = (
-                0 if not len(checked.index.rows("val")) else settings.get("limit_val_batches")
-            )
+        settings = {**config["trainer"], "profiler": _profiler(config["trainer"].get("profiler"), run.path)}
+        if not len(checked.index.rows("val")):
+            settings["limit_val_batches"] = 0
         self.trainer = lightning.Trainer(
             **settings,
             callbacks=callbacks,
@@ -162,7 +182,8 @@ class _Wired:
         """Train, from the start, from weights or from where a checkpoint stopped."""
         from ..modules.buffers import NonFiniteLossError
         from ..runs.resume import check_index
-        from .memory import out_of_memory
+        from ..runs.interrupt import InterruptedRunError
+        from .memory import explained
 
         config = self.config
         if checkpoint is not None:
@@ -180,14 +201,16 @@ class _Wired:
         try:
             self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLossError as error:
-            raise TapetumError(self._explain(error)) from error
+            raise TrainingError(self._explain(error)) from error
         except (RuntimeError, MemoryError) as error:
-            explained = out_of_memory(error, config)
-            if explained is None:
-                raise
-            raise TapetumError(explained) from error
+            raise explained(error, config, "training") from error
         if self.trainer.interrupted:
             raise KeyboardInterrupt
+        if self.stop.received is not None:  # in the last validation, behind which no step looks for it
+            raise InterruptedRunError(f"stopped after the last epoch; to go on, add resume={self.run.path}")
+        self._keep_average()
+        for file in self.run.path.glob("*-profile*"):
+            log.info("profile %s", file)
 
     def load_best(self) -> dict[str, Any]:
         """Put the chosen weights into the network; the metadata of their checkpoint."""
@@ -201,6 +224,22 @@ class _Wired:
         load_network(self.net, network_weights(loaded), file)
         metadata: dict[str, Any] = loaded["tapetum"]["metadata"]
         return metadata
+
+    def _keep_average(self) -> None:
+        """Under SWA the averaged weights, which exist only now, are what is validated, kept and tested."""
+        from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                if callback.n_averaged is None or self.trainer.current_epoch <= callback.swa_end:
+                    log.warning("swa: training stopped before there was an average; the best epoch is tested")
+                    return
+                self.describe.best = None
+                if self.checked.monitor is not None:
+                    self.trainer.validate(self.module, datamodule=self.data, verbose=False)
+                    self.trainer.save_checkpoint(self.run.checkpoints / "best.ckpt")
+                self.trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
+                log.info("swa: the average of %d epochs is kept and tested", int(callback.n_averaged))
 
     def best_value(self) -> float | None:
         """The best monitored value of the whole run."""
@@ -219,23 +258,6 @@ class _Wired:
             figures[f"best/{self.checked.monitor}"] = value
         return figures
 
-    def write_notes(self) -> None:
-        """What a reader of the figures must know, kept beside them."""
-        from ..runs.directory import write_json
-
-        notes = [f"{note}: {count:,}" for note, count in self.checked.index.notes.items()]
-        bad = [
-            {"path": self.checked.index.location(row)[1], "reason": reason}
-            for row, reason in sorted(self.data.bad.items())
-        ]
-        if bad:
-            notes.append(
-                f"{_count(len(bad), 'image')} could not be read and were left out, see bad_images.json"
-            )
-            write_json(self.run.path / "bad_images.json", bad)
-            log.warning(notes[-1])
-        write_json(self.run.path / "notes.json", {"notes": notes, "limits": self.checked.limits})
-
     def _callbacks(self, console: Any) -> tuple[Any, list[lightning.Callback]]:
         from ..config.build import build
         from ..runs.checkpoints import DescribeCheckpoint
@@ -243,19 +265,21 @@ class _Wired:
         from ..runs.progress import TrainingProgress
         from ..runs.resume import GeneratorState
         from ..runs.throughput import Throughput
+        from .finders import is_finder
 
         monitor, mode = self.checked.monitor, self.config["train"]["mode"]
         facts = {"index": self.checked.index.fingerprint, "generators": self.checked.index.generators()}
         describe = DescribeCheckpoint(self.config, facts, monitor, mode)
+        self.stop = StopOnSignal(self.run.checkpoints / "last.ckpt")
         found: list[lightning.Callback] = [
             describe,
             GeneratorState(),
             Throughput(),
             TrainingProgress(console, monitor),
-            StopOnSignal(self.run.checkpoints / "last.ckpt"),
+            self.stop,
         ]
         for name, node in self.config["callbacks"].items():
-            if node is None or (monitor is None and "monitor" in node):
+            if node is None or is_finder(node) or (monitor is None and "monitor" in node):
                 continue
             runtime = {"directory": self.run.checkpoints, "monitor": monitor, "mode": mode}
             built = build(
@@ -279,11 +303,41 @@ class _Wired:
     def _explain(self, error: Any) -> str:
         paths = [self.checked.index.location(row)[1] for row in error.rows]
         shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+        kept = self.run.checkpoints / "last.ckpt"
+        rate = self.config["optimizer"].get("lr")
         return (
-            f"{error} on the batch of {shown}. The last checkpoint before it is kept. Look at those images "
-            f"(tapetum check, data.on_bad_image), or try a lower learning rate: optimizer.lr="
-            f"{self.config['optimizer']['lr'] / 3:.2g}"
+            f"{error} on the batch of {shown}. "
+            + (
+                f"The last good checkpoint is kept: {kept}. "
+                if kept.is_file()
+                else "No checkpoint came before. "
+            )
+            + "Look at those images, or try a lower learning rate"
+            + (f": optimizer.lr={rate / 3:.2g}" if rate else "")
         )
+
+
+def _take_up(run: RunDirectory, checkpoint: Path, config: Mapping[str, Any], checked: Preflight) -> None:
+    """Make a run ready to go on: same index, something left to do, and its config as it now is.
+
+    Raises TapetumError for a changed index and for a run that has come to its end.
+    """
+    from ..runs.directory import write_config
+    from ..runs.resume import check_index
+
+    metadata = check_index(checkpoint, checked.index.fingerprint)["tapetum"]["metadata"]
+    before = run.read_config()["trainer"]
+    if run.finished and all(before.get(key) == config["trainer"].get(key) for key in _LENGTH):
+        raise TapetumError(
+            f"{run.path} has finished, at step {metadata['step']}: its report is {run.report / 'index.html'}. To "
+            f"train on, type trainer.max_epochs={2 * (config['trainer'].get('max_epochs') or 10)}; to start a new "
+            f"run from its weights, weights={run.path}"
+        )
+    run.metrics.unlink(missing_ok=True)  # its presence says that a run has finished
+    write_config(run, config)
+
+
+_LENGTH = ("max_epochs", "max_steps", "max_time")
 
 
 def monitored_value(run: RunDirectory, config: Mapping[str, Any]) -> float | None:
@@ -304,11 +358,27 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")
+        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")
+        warnings.filterwarnings("ignore", message=".*SWA is currently only supported every epoch.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
-        yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def _profiler(choice: Any, directory: Path) -> Any:
+    """Lightning's profilers by name, writing into the run instead of a log that nobody sees."""
+    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    if not isinstance(choice, str):
+        return choice
+    if choice not in kinds:
+        raise ConfigError(f"unknown value trainer.profiler={choice}: {', '.join(kinds)}")
+    return kinds[choice](dirpath=directory, filename="profile")
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig
 
 from ..config.check import check_config
-from ..config.compose import finish
+from ..config.compose import Composed, finish
 from ..errors import ConfigError
 from ..runs.directory import RunDirectory, create_run
 
@@ -39,15 +39,15 @@ def run_jobs(jobs: Sequence[Job], directory: Path, stop_on_failure: bool) -> lis
     Writes sweep.yaml, jobs.csv (number, status, seconds, value, overrides) and one run directory a job. Raises one
     ConfigError with the problems of every job before any of them starts.
     """
-    composed = [finish(job.composed) for job in jobs]
+    composed: list[Composed] = []
     problems = []
-    for job, one in zip(jobs, composed, strict=True):
+    for job in jobs:
         try:
-            check_config(one)
+            composed.append(finish(job.composed))
+            check_config(composed[-1])
         except ConfigError as error:
-            problems += [
-                f"job {job.number} ({' '.join(job.overrides)}): {problem}" for problem in error.problems
-            ]
+            where = f"job {job.number} ({' '.join(job.overrides)})"
+            problems += [f"{where}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     runs = [

@@ -96,6 +96,8 @@ class DetectionModule(lightning.LightningModule):
         A [B, k] head with k > 2 attributes: its classes are 0 = real and 1 + the generator's number.
         """
         targets = batch["labels"]
+        if outputs.ndim == 1:
+            targets = targets.float()  # as torch's own losses of one logit want them
         if outputs.ndim == 2 and outputs.shape[1] > 2:
             classes = outputs.shape[1]
             if targets.device.type == "cpu":  # elsewhere a look at the values would wait for the device
@@ -291,7 +293,7 @@ def binary_logit(outputs: Tensor) -> Tensor:
 
 
 def with_geometry(net: nn.Module, geometry: Mapping[str, Any]) -> InputSpec:
-    """The network's input_spec with the user's fields instead of its own; ConfigError for a field it lacks."""
+    """The network's input_spec with the user's fields for its own; ConfigError for a field it lacks."""
     spec: InputSpec = net.input_spec  # type: ignore[assignment]  # every network has one
     unknown = sorted(set(geometry) - set(asdict(spec)))
     if unknown:
@@ -341,7 +343,8 @@ def _check_generators(batch: DetectionBatch, classes: int) -> None:
     if int(numbers.max()) + 2 > classes:
         raise ConfigError(
             f"the data has generators 0 to {int(numbers.max())} at least, but the network's {classes} "
-            f"outputs are real and {classes - 1} generators: type model.net.classes=<1 + the number of generators>"
+            f"outputs are real and {classes - 1} generators: type "
+            f"model.net.classes=<1 + the number of generators>"
         )
 
 

@@ -88,7 +88,7 @@ class BinaryCrossEntropy(_Weighted):
             )
         smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
         weights = self.weights_of(2)
-        weight = None if weights is None else weights[targets]
+        weight = None if weights is None else weights[targets.long()]
         return F.binary_cross_entropy_with_logits(logits.float(), smooth, weight=weight)
 
 

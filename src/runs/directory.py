@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ..errors import CheckpointError, TapetumError
 
@@ -102,8 +102,15 @@ def create_run(config: Mapping[str, Any], directory: Path | None = None) -> RunD
     if run.config.exists():
         raise TapetumError(f"{directory} already holds a run: continue it with resume={directory}")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
+    write_config(run, config)
     return run
+
+
+def write_config(run: RunDirectory, config: Mapping[str, Any]) -> None:
+    """config.yaml, written whole or not at all."""
+    unfinished = run.config.with_name(run.config.name + ".tmp")
+    unfinished.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110))
+    unfinished.replace(run.config)
 
 
 def open_run(path: str | Path) -> RunDirectory:

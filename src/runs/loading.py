@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,16 +39,19 @@ def checkpoint_file(run_or_file: str | Path, which: Which = "best") -> Path:
     return run.checkpoint(which)
 
 
-def load_module(run_or_file: str | Path, which: Which = "best") -> Loaded:
+def load_module(
+    run_or_file: str | Path, which: Which = "best", *, allow: Sequence[str] = ()
+) -> Loaded:
     """Rebuild the module of a run or checkpoint with its weights, ready to predict.
 
     Nothing is downloaded unless frozen pretrained weights, which a checkpoint does not repeat, have to be.
+    allow: packages of the user's that a `_target_` may name; a checkpoint can't widen the list itself.
     Raises CheckpointError for a damaged, pickled or foreign file and ConfigError for a `_target_` outside the
-    allow-list, which a checkpoint can't widen.
+    allow-list.
     """
     file = checkpoint_file(run_or_file, which)
     checkpoint = read_checkpoint(file)
-    config = dict(checkpoint["tapetum"]["config"]) | {"allow_targets": []}
+    config = dict(checkpoint["tapetum"]["config"]) | {"allow_targets": list(allow)}
     net = build_network(config, pretrained=False)
     weights = network_weights(checkpoint)
     if set(net.state_dict()) - set(weights):

@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from tapetum.errors import DataError
 from tapetum.images.augment import Augment, sample_seed
 from tapetum.images.geometry import InputSpec, prepare
 from tapetum.images.sources import read_image
+from tapetum.indexes import folder
+from tapetum.indexes.build import build
+from tapetum.indexes.table import Index
 from torchvision.transforms import v2
 
 from datamodules.detection_data import SPEC, build_index, data_module
-from layouts import make_folder
+from layouts import make_folder, make_image
 
 AUGMENT = Augment(after_crop=[v2.RandomHorizontalFlip(), v2.ColorJitter(0.5)], enlarge=8, crop="random")
 
@@ -191,20 +195,13 @@ def shares_of(index, tmp_path, sampler: str) -> dict[tuple[int, int], float]:
 
 
 @pytest.fixture
-def uneven(tmp_path) -> object:
+def uneven(tmp_path) -> Index:
     """20 real images, 3 of generator a and 9 of generator b."""
-    from functools import partial
-
-    from tapetum.indexes import folder
-
-    from layouts import make_image
 
     root = tmp_path / "uneven"
     for kind, count in (("real", 20), ("generated/a", 3), ("generated/b", 9)):
         for number in range(count):
             make_image(root / "train" / kind / f"{number}.png", generated=kind != "real", seed=number, size=8)
-    from tapetum.indexes.build import build
-
     layout = partial(folder.index, real=["real"], generated=["generated"], generator="subfolder")
     return build(layout, root=root, val_fraction=0, seed=0, cache=None, name="uneven")
 

@@ -27,8 +27,8 @@ def run(tmp_path_factory) -> RunDirectory:
     arguments = [
         "model=timm_backbone", "model.net.name=test_resnet.r160_in1k", "model.net.size=32",
         "model.net.hidden=16", "data=folder", f"data.root={folder / 'data'}", "data.batch_size=8",
-        "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1", f"paths.outputs={folder / 'out'}",
-        f"paths.cache={folder / 'cache'}",
+        "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+        f"paths.outputs={folder / 'out'}", f"paths.cache={folder / 'cache'}",
     ]  # fmt: skip
     train(compose(prepare(arguments, multirun=False)))
     (config,) = (folder / "out").rglob("config.yaml")

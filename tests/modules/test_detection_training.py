@@ -110,8 +110,7 @@ def test_a_k_way_head_trains_and_validates_as_one_logit(tmp_path):
     module = detector(network(classes=2), loss=CrossEntropy(label_smoothing=0.1))
     data = data_for(module, tmp_path / "data")
     logged = fit(module, tmp_path, data=data).callback_metrics
-    (whole,) = (data_for(module, tmp_path / "data", eval_batch_size=64).eval_dataloader("val"),)
-    (batch,) = whole
+    (batch,) = data_for(module, tmp_path / "data", eval_batch_size=64).eval_dataloader("val")
     with torch.no_grad():
         outputs = module.eval().net(batch["images"])
     difference = outputs[:, 1] - outputs[:, 0]

@@ -54,7 +54,6 @@ def trainer_for(
     folder: Path,
     *,
     callbacks: Sequence[lightning.Callback] = (),
-    facts: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> lightning.Trainer:
     describe = DescribeCheckpoint({"name": "tiny"}, {}, "val/auroc", "max")
@@ -63,6 +62,7 @@ def trainer_for(
         "accelerator": "cpu",
         "logger": [MetricsCsv(folder / "metrics.csv")],
         "log_every_n_steps": 2,
+        "enable_progress_bar": False,
         "enable_checkpointing": any(
             isinstance(c, lightning.pytorch.callbacks.ModelCheckpoint) for c in callbacks
         ),
@@ -72,7 +72,6 @@ def trainer_for(
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         enable_model_summary=False,
-        enable_progress_bar=False,
         use_distributed_sampler=False,
         **(defaults | more),
     )

@@ -260,15 +260,17 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path, way):
 def test_foreign_files_and_other_formats_are_told_apart(tmp_path):
     foreign = tmp_path / "foreign.pth"
     torch.save({"layer.weight": torch.zeros(2)}, foreign)
-    message = f"{foreign} is not a checkpoint of tapetum. Weights of a published network are given as weights={foreign}"
+    message = (
+        f"{foreign} is not a checkpoint of tapetum. Weights of a published network are given as weights="
+    )
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(foreign)
     with zipfile.ZipFile(tmp_path / "archive.ckpt", "w") as archive:
         archive.writestr("readme.txt", "not torch")
-    with pytest.raises(CheckpointError, match="archive.ckpt is not a checkpoint of tapetum: "):
+    with pytest.raises(CheckpointError, match=r"archive.ckpt is not a checkpoint of tapetum: "):
         read_checkpoint(tmp_path / "archive.ckpt")
     torch.save({"tapetum": {"format": 99}}, tmp_path / "future.ckpt")
     with pytest.raises(CheckpointError, match="has checkpoint format 99, this version reads 1"):
         read_checkpoint(tmp_path / "future.ckpt")
-    with pytest.raises(CheckpointError, match="no checkpoint at .*absent.ckpt"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*absent.ckpt"):
         read_checkpoint(tmp_path / "absent.ckpt")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import re
 import subprocess
 import time
@@ -35,9 +34,9 @@ def test_a_run_is_made_once_and_opened_by_directory_or_checkpoint(tmp_path):
     assert run.path.parent == tmp_path / "detection" / "npr-folder"
     assert run.read_config() == config(tmp_path)
     assert open_run(run.path).path == open_run(run.checkpoints / "best.ckpt").path == run.path
-    with pytest.raises(TapetumError, match=f"already holds a run: continue it with resume={run.path}"):
+    with pytest.raises(TapetumError, match=rf"already holds a run: continue it with resume={run.path}"):
         create_run(config(tmp_path), run.path)
-    with pytest.raises(TapetumError, match="is not a run: a run's directory holds a config.yaml"):
+    with pytest.raises(TapetumError, match=r"is not a run: a run's directory holds a config.yaml"):
         open_run(tmp_path)
 
 
@@ -46,7 +45,7 @@ def test_a_missing_checkpoint_is_told_with_what_there_is(tmp_path):
     with pytest.raises(CheckpointError, match="has no checkpoint 'best': it has none at all"):
         run.checkpoint("best")
     (run.checkpoints / "last.ckpt").touch()
-    with pytest.raises(CheckpointError, match="has no checkpoint 'best': it has last$"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint 'best': it has last$"):
         run.checkpoint("best")
     assert run.best_or_last().name == "last.ckpt"
 
@@ -74,7 +73,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_environment_names_versions_and_hardware_as_plain_data():
     found = environment()
     assert json.loads(json.dumps(found)) == found
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == torch.__version__.split("+")[0]  # without the build's tag
     assert found["packages"]["lightning"] == lightning.__version__
     assert found["cpu"]["cores"] >= 1
     assert found["memory_gb"] > 0.1
@@ -128,13 +127,12 @@ def test_the_log_says_why_a_run_ended(tmp_path):
     assert heard.getvalue() == ""  # whoever catches it says it there
 
 
-def test_without_a_terminal_each_epoch_is_one_line(tmp_path, caplog):
-    heard = io.StringIO()
+def test_without_a_terminal_each_epoch_is_one_line(tmp_path):
+    heard, said = io.StringIO(), io.StringIO()
     progress = TrainingProgress(Console(file=heard), "val/auroc")
-    with caplog.at_level(logging.INFO, "tapetum"):
-        log.propagate = True
+    with logging_to(tmp_path / "train.log", Console(file=said)):
         fit(detector(), tmp_path, max_epochs=2, enable_progress_bar=True, callbacks=[progress])
-    lines = [record.message for record in caplog.records if record.name == "tapetum"]
+    lines = said.getvalue().splitlines()
     assert len(lines) == 2
     ends = [row for row in history(tmp_path) if "train/loss" in row]
     values = [row["val/auroc"] for row in history(tmp_path) if "val/auroc" in row]

@@ -1,0 +1,423 @@
+"""Every command in the pages runs as it is written.
+
+A page is executed from top to bottom in a folder of its own that holds tiny data in the true layouts at the paths the
+page names. What is not literally what a user types stands in two tables: REPLACED appends paths, devices and limits
+to a command, INSTEAD says what is asserted of a command that can't run here. `tapetum` and `python train.py` run in
+this process, and so do the jobs of a sweep, since importing torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from layouts import make_cifake, make_folder, make_manifest
+
+from tapetum.cli import main
+from tapetum.config.compose import compose
+from tapetum.config.groups import groups, option_names
+from tapetum.config.overrides import prepare
+from tapetum.errors import ConfigError
+from tapetum.runs.directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(tapetum|python|make|git|pip|ls|\.venv/bin/\w+|\.|eval|RUN=\S+) ?")
+
+# A command that matches all of the first words and none of the second gets the overrides behind it, and why.
+REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = [
+    (("train",), (), ("trainer.max_epochs=1", "accelerator=cpu"), "limit, device"),
+    (("train", "resume=outputs/"), (), ("trainer.max_epochs=2",), "limit: one epoch more than the run had"),
+    (("train",), (" data=", " experiment="), ("data.index.train=64", "data.index.test=64"), "limit"),
+    (("check",), (" data=", " experiment=", "data.index.train="), ("data.index.train=64",), "limit"),
+    (("train", " data="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
+    (("train", " experiment="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
+    (("train", "scheduler=step"), (), ("scheduler.every_epochs=1",), "limit: as long as the training"),
+    (("train", " experiment=product_photo_detector"), (), ("model.net.pretrained=false",), "no hub"),
+]
+
+
+@dataclass
+class Page:
+    """A page being executed: where, and what its shell variables are."""
+
+    name: str
+    folder: Path
+    cache: Path
+    prelude: list[str] = field(default_factory=list)
+    names: dict[str, object] = field(default_factory=dict)
+
+    def shell(self, line: str) -> str:
+        """What a line prints in bash, with the variables that earlier lines have set."""
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join([*self.prelude, line])],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{self.name}: {line}\n{done.stderr}"
+        return done.stdout
+
+    def words(self, line: str) -> list[str]:
+        """The words of a line as bash hands them to a program."""
+        return self.shell(f"printf '%s\\0' {line}").split("\0")[:-1]
+
+
+def test_every_page_is_executed() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "docs/runs.md", "docs/detection.md"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fences = list(fences_of(ROOT / page))
+    if not fences:
+        return
+    _write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("TAPETUM_OUTPUTS", raising=False)
+    monkeypatch.delenv("TAPETUM_DATA", raising=False)
+    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda run: main(["job", str(run.path)]))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    context = Page(page, tmp_path, tmp_path_factory.getbasetemp())
+    for language, body in fences:
+        rule = RULES.get(language)
+        assert rule is not None, f"{page}: no rule covers a fence of {language or 'no language'}:\n{body}"
+        rule(context, body)
+
+
+# -- fences --------------------------------------------------------------------------------------------------
+
+
+def fences_of(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of every fence; lines that are indented and look like a command count as bash."""
+    language: str | None = None
+    body: list[str] = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith("```"):
+            if language is None:
+                language, body = line.strip().removeprefix("```"), []
+            else:
+                yield language, "\n".join(body)
+                language = None
+        elif language is not None:
+            body.append(line)
+        elif line.startswith("    ") and COMMAND.match(line.strip()):
+            yield "bash", line.strip()
+    assert language is None, f"{page} has a fence without an end"
+
+
+def _bash(page: Page, body: str) -> None:
+    for line in body.replace("\\\n", " ").splitlines():
+        line = re.sub(r"\s#\s.*", "", line).strip()
+        if not line or line.startswith("#"):
+            continue
+        for pattern, instead in INSTEAD.items():
+            found = re.fullmatch(pattern, line)
+            if found:
+                instead(page, found)
+                break
+        else:
+            raise AssertionError(f"{page.name}: no rule covers the command: {line}")
+
+
+def _python(page: Page, body: str) -> None:
+    first = body.splitlines()[0]
+    if re.fullmatch(r"# \w+/\w+\.py", first):
+        file = page.folder / first.removeprefix("# ")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(body)
+        return
+    exec(compile(body, page.name, "exec"), page.names)
+
+
+def _yaml(page: Page, body: str) -> None:
+    """Written to the place its first line names, it is read, and its values arrive in the config."""
+    place = re.match(r"# conf/(\w+)/(\w+)\.yaml\n", body)
+    assert place, f"{page.name}: a yaml fence begins with the file it is, # conf/…:\n{body}"
+    group, option = place.groups()
+    conf = page.folder / "conf"
+    shutil.copytree(ROOT / "conf", conf, dirs_exist_ok=True, ignore=shutil.ignore_patterns("local"))
+    (conf / group).mkdir(exist_ok=True)
+    (conf / group / f"{option}.yaml").write_text(body)
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        composed = hydra_compose("train", [] if group == "local" else [f"{group}={option}"])
+    for key, value in _leaves({k: v for k, v in yaml.safe_load(body).items() if k != "defaults"}):
+        assert _select(composed, key) == value, f"{page.name}: {key} does not arrive"
+    shutil.rmtree(conf)
+
+
+def _text(page: Page, body: str) -> None:
+    """A picture, or the files of a run, which are then compared with the latest one."""
+    if not body.startswith("config.yaml "):
+        return
+    run = max(page.folder.glob("outputs/detection/*/*"), key=lambda path: path.name)
+    named = {line.split()[0] for line in body.splitlines()}
+    there = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    extra = {name for name in there if name.endswith(".png") or re.fullmatch(r"checkpoints/\w+\.json", name)}
+    assert there - extra == named
+
+
+RULES: dict[str, Callable[[Page, str], None]] = {"bash": _bash, "python": _python, "yaml": _yaml, "text": _text}
+
+
+# -- commands ------------------------------------------------------------------------------------------------
+
+
+def _tapetum(page: Page, line: re.Match[str]) -> None:
+    words = page.words(line["rest"])
+    if line["program"] == "python train.py":
+        words = ["train", *words]
+    if "resume=auto" in words:
+        _interrupt(page, words)
+    before = set(page.folder.glob("outputs/detection/*/*"))
+    _run(page, [*words, *_replacements(words)])
+    if "resume=auto" in words:
+        assert set(page.folder.glob("outputs/detection/*/*")) == before, f"{line[0]} did not go on"
+
+
+def _run(page: Page, words: list[str]) -> None:
+    sys.argv = ["train.py", *words[1:]]
+    assert main(words) == 0, f"{page.name}: tapetum {shlex.join(words)}"
+
+
+def _replacements(words: list[str]) -> list[str]:
+    if words[0] not in ("train", "check") or any(word.startswith("-") for word in words if word != "-m"):
+        return []
+    text = " ".join(words)
+    return [
+        extra
+        for having, lacking, extras, _ in REPLACED
+        if all(one in text for one in having) and not any(one in text for one in lacking)
+        for extra in extras
+    ]
+
+
+def _interrupt(page: Page, words: list[str]) -> None:
+    """The latest run of that name ends as a killed one does: with a checkpoint and no final figures."""
+    name = next((word.removeprefix("name=") for word in words if word.startswith("name=")), "npr_64-synthetic")
+    run = RunDirectory(max(page.folder.glob(f"outputs/detection/{name}/*"), key=lambda path: path.name))
+    run.metrics.unlink()
+
+
+def _assignment(page: Page, line: re.Match[str]) -> None:
+    page.prelude.append(line[0])
+    assert page.shell(f'printf %s "${line[1]}"'), f"{page.name}: {line[0]} is empty"
+
+
+def _listing(page: Page, line: re.Match[str]) -> None:
+    assert page.shell(line[0])
+
+
+def _make(page: Page, line: re.Match[str]) -> None:
+    """Set-up can't run here: the target exists, and what `make train` then calls is run."""
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(rf"^{line['target']}:[^\n]*\n((?:\t.*\n)*)", makefile, re.MULTILINE)
+    assert recipe, f"{page.name}: make {line['target']} does not exist"
+    if line["target"] == "train":
+        assert "$(bin)/python train.py $(ARGS)" in recipe[1]
+        words = ["train", *shlex.split(line["args"] or "")]
+        _run(page, [*words, *_replacements(words)])
+
+
+def _activate(page: Page, line: re.Match[str]) -> None:
+    """There is no .venv in this folder; the one that set-up makes is the one that is named."""
+    assert "-m venv .venv" in (ROOT / "scripts" / "setup.sh").read_text()
+
+
+def _completion(page: Page, line: re.Match[str]) -> None:
+    """bash accepts what is printed, and a question of its is answered. Processes, as the shell starts them."""
+    train = [sys.executable, str(ROOT / "train.py")]
+    printed = subprocess.run([*train, "-sc", "install=bash"], capture_output=True, text=True, check=False)
+    assert printed.returncode == 0, printed.stderr
+    loaded = subprocess.run(["bash", "-c", printed.stdout + "\ncomplete -p"], capture_output=True, text=True, check=False)
+    assert "hydra_bash_completion" in loaded.stdout, loaded.stderr
+    asked = {"COMP_LINE": "python train.py model=np", "COMP_POINT": "24"}
+    answer = subprocess.run(
+        [*train, "-sc", "query=bash"], capture_output=True, text=True, check=False, env={**_environment(), **asked}
+    )
+    assert "model=npr_64" in answer.stdout.split(), answer.stderr
+
+
+def _benchmark(page: Page, line: re.Match[str]) -> None:
+    """tests/benchmarks runs them."""
+    assert (ROOT / "benchmarks" / line[1]).is_file()
+
+
+def _extra(page: Page, line: re.Match[str]) -> None:
+    """Installs from a registry; the extra exists."""
+    assert re.search(rf"^{line[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+# A command → what is done. Everything but `_make`, `_activate`, `_completion`, `_benchmark` and `_extra` runs it.
+INSTEAD: dict[str, Callable[[Page, re.Match[str]], None]] = {
+    r"eval \"\$\(python train\.py -sc install=bash\)\"": _completion,
+    r"(?P<program>python train\.py|tapetum)\s+(?P<rest>.*)": _tapetum,
+    r"([A-Z]+)=\$\(.*\)": _assignment,
+    r"ls .*": _listing,
+    r"make (?P<target>\w+)(?: ARGS=\"(?P<args>.*)\")?": _make,
+    r"\. \.venv/bin/activate": _activate,
+    r"\.venv/bin/python benchmarks/(\w+\.py)(?: --quick)?": _benchmark,
+    r"pip install 'tapetum\[(\w+)\]'": _extra,
+}
+
+
+def test_a_command_without_a_rule_fails(tmp_path: Path) -> None:
+    page = Page("a page", tmp_path, tmp_path)
+    with pytest.raises(AssertionError, match="no rule covers the command: rm -rf photos"):
+        _bash(page, "rm -rf photos")
+
+
+def test_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(AssertionError, match="tapetum check model=nonesuch"):
+        _bash(Page("a page", tmp_path, tmp_path), "tapetum check model=nonesuch")
+
+
+# -- what the pages say besides ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
+def test_settings_in_running_text_exist(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    spans = {span for span in re.findall(r"`'?([a-z_]+(?:\.[a-z_0-9]+)*=[^`']+)'?`", text)}
+    unknown = [span for span in sorted(spans) if not _placeholder(span) and not _accepted(span)]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_in_running_text_exist(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make (\w+)[^`]*`", (ROOT / page).read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(f"docs/decisions/{p.name}" for p in (ROOT / "docs/decisions").glob("*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (file.parent / path).resolve() if path else file
+        assert linked.exists(), f"{page} → {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_readme_lists_the_options_that_exist() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {group for group, _ in rows} <= groups().keys()
+    for group, options in rows:
+        assert set(re.findall(r"`([^`]+)`", options)) == set(option_names(group)), group
+
+
+def test_architecture_names_what_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^\| `(\w+)(/|\.py)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    package = {path.name for path in (ROOT / "src").iterdir() if (path / "__init__.py").is_file()}
+    assert {room for room, slash, _ in rooms if slash == "/"} == package
+    for room, slash, names in rooms:
+        files = [ROOT / "src" / f"{room}.py"] if slash == ".py" else sorted((ROOT / "src" / room).glob("*.py"))
+        defined = {name for file in files for name in _defined(file)}
+        missing = [name for name in re.findall(r"`([^`]+)`", names) if not set(name.split(".")) <= defined]
+        assert missing == [], room
+
+
+def test_every_heading_of_troubleshooting_is_part_of_a_message() -> None:
+    said = [re.sub(r"\s+", " ", text) for text in _messages()]
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
+    assert len(headings) > 40
+    for heading in headings:
+        parts = [part.strip() for part in heading.split("…") if part.strip()]
+        assert any(all(part in message for part in parts) for message in said), heading
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _write_data(folder: Path) -> None:
+    make_folder(folder / "photos", generated="generated", splits={"train": 8, "val": 4, "test": 4})
+    for number, generator in enumerate(("midjourney", "flux")):
+        splits = {"train": 6, "test": 2}
+        make_folder(folder / "albums", real="camera", generated=generator, splits=splits, seed=number)
+    make_folder(folder / "album" / "test", generated="generated", splits={"": 4}, seed=7)
+    make_cifake(folder / "cifake")
+    make_manifest(folder / "listed", splits={"train": 8, "val": 4, "test": 4})
+
+
+def _placeholder(span: str) -> bool:
+    return bool(re.search(r"…|<|[A-Z]{3,}|=k$|^(group|key)=|\bmy_|photo: |=\[?(package|new|a)\b", span)) or span in {
+        "experiment=thumbnails",  # the study that docs/configuration.md has the reader write
+    }
+
+
+def _accepted(span: str) -> bool:
+    """Whether some choice of data and model takes the setting."""
+    contexts = [[], *[[f"data={one}"] for one in option_names("data")]]
+    contexts += [[f"model={one}"] for one in option_names("model")]
+    contexts += [["callbacks=none"], *[[f"scheduler={one}"] for one in option_names("scheduler")]]
+    for context in contexts:
+        try:
+            prepare([*context, span], multirun=False)
+        except ConfigError:
+            continue
+        return True
+    return False
+
+
+def _leaves(node: dict[str, object], key: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        inner = f"{key}.{name}" if key else name
+        if isinstance(value, dict):
+            yield from _leaves(value, inner)
+        else:
+            yield inner, value
+
+
+def _select(node: object, key: str) -> object:
+    for name in key.split("."):
+        node = node[name]  # type: ignore[index]
+    return node
+
+
+def _defined(file: Path) -> Iterator[str]:
+    yield file.stem
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def _messages() -> Iterator[str]:
+    """Every string in the sources, `…` where a value goes; and the set-up script."""
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+    yield (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8")
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)

@@ -33,6 +33,7 @@ from tapetum.optim.build import build_optimizer, build_scheduler
 from tapetum.optim.schedules import Horizon, cosine
 from tapetum.runs.checkpoints import AtomicCheckpointIO, DescribeCheckpoint, checkpoints
 from tapetum.runs.history import MetricsCsv
+from tapetum.runs.hooks import skip_empty_hooks
 from tapetum.runs.interrupt import StopOnSignal
 from tapetum.runs.progress import TrainingProgress
 from tapetum.runs.resume import GeneratorState
@@ -214,6 +215,7 @@ def ours(steps: int, warm: int, folder: Path) -> float:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+        skip_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=FixedData(batches))
     if not history.is_file():
         raise RuntimeError("metrics.csv was not written: the loop that was measured did not log")

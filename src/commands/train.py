@@ -146,6 +146,7 @@ class _Wired:
             parameter_counts,
         )
         from ..runs.checkpoints import AtomicCheckpointIO
+        from ..runs.hooks import skip_empty_hooks
         from .console import console
 
         self.run, self.config, self.checked = run, config, checked
@@ -166,6 +167,7 @@ class _Wired:
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        skip_empty_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]
         total, trainable = parameter_counts(self.net)
         batch = config["data"]["batch_size"] * self.trainer.accumulate_grad_batches * self.trainer.world_size
         log.info(

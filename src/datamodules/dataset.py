@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,9 +98,18 @@ class ImageDataset(Dataset[LoadedBatch]):
         return self.augment.resize(image, self.spec, self.backend)
 
     def _load(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
-        images: list[Tensor] = []
         rows: list[int] = []
         bad: dict[int, str] = {}
+        images = _gather(self._images(keys, rows, bad), len(keys))
+        batch: dict[str, Any] = {"images": images, "index": torch.tensor(rows, dtype=torch.int64)}
+        for name, values in self.columns.items():
+            batch[name] = torch.from_numpy(values[rows])
+        return LoadedBatch(batch, bad)
+
+    def _images(
+        self, keys: Sequence[tuple[int, int]], rows: list[int], bad: dict[int, str]
+    ) -> Iterator[Tensor]:
+        """The readable images one by one; their rows go to `rows`, the others with their reason to `bad`."""
         for epoch, row in keys:
             try:
                 image = self.resized(row)
@@ -108,12 +118,8 @@ class ImageDataset(Dataset[LoadedBatch]):
                     raise DataError(self._explain(row, error)) from error
                 bad[row] = str(error)
                 continue
-            images.append(self.augment(image, self.spec, sample_seed(self.seed, epoch, row)))
             rows.append(row)
-        batch: dict[str, Any] = {"images": _stack(images), "index": torch.tensor(rows, dtype=torch.int64)}
-        for name, values in self.columns.items():
-            batch[name] = torch.from_numpy(values[rows])
-        return LoadedBatch(batch, bad)
+            yield self.augment(image, self.spec, sample_seed(self.seed, epoch, row))
 
     def _explain(self, row: int, error: ImageError) -> str:
         root, path = self.index.location(row)
@@ -127,14 +133,29 @@ def _pinned(value: Any) -> Any:
     return [tensor.pin_memory() for tensor in value] if isinstance(value, list) else value.pin_memory()
 
 
-def _stack(images: list[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor where all sizes agree, in shared memory inside a worker so that it is copied once only."""
-    if not images or any(image.shape != images[0].shape for image in images):
-        return images
-    size = (len(images), *images[0].shape)
+def _gather(images: Iterator[Tensor], at_most: int) -> Tensor | list[Tensor]:
+    """One tensor where all sizes agree, else a list.
+
+    Each image is copied to its place as it comes, while it is in the processor's cache, and its memory serves
+    the next one.
+    """
+    several: list[Tensor] = []
+    out: Tensor | None = None
+    for number, image in enumerate(images):
+        if out is None:
+            out = _empty((at_most, *image.shape))
+        if not several and image.shape == out.shape[1:]:
+            out[number].copy_(image)
+            continue
+        several = several or list(out[:number])
+        several.append(image)
+    return several if several or out is None else out[: number + 1]
+
+
+def _empty(size: tuple[int, ...]) -> Tensor:
+    """uint8, in shared memory inside a worker so that a batch is copied once only."""
     if get_worker_info() is None:
-        out = torch.empty(size, dtype=torch.uint8)
-    else:
-        storage = torch.UntypedStorage._new_shared(len(images) * images[0].numel())  # type: ignore[no-untyped-call]
-        out = torch.tensor([], dtype=torch.uint8).set_(storage, 0, size)  # type: ignore[call-overload]
-    return torch.stack(images, out=out)
+        return torch.empty(size, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(size))  # type: ignore[no-untyped-call]
+    empty = torch.tensor([], dtype=torch.uint8)
+    return empty.set_(storage, 0, size)  # type: ignore[call-overload,no-any-return]

@@ -67,7 +67,8 @@ def decoded_cache(
     that could be taken for a cache. Raises ConfigError where images keep different sizes after the resize,
     DataError where the disk has no room for it or where the index does not know its files.
     """
-    if spec.size is None or spec.resize not in ("squash", "pad"):
+    square = spec.size is not None and spec.size[0] == spec.size[1]
+    if spec.size is None or not (spec.resize in ("squash", "pad") or (spec.resize == "shortest" and square)):
         raise ConfigError(
             f"data.cache=decoded needs a resize to one size, but the network's resize rule is "
             f"{spec.resize!r}: type data.cache=none, or model.geometry.resize=squash"
@@ -146,7 +147,14 @@ def _decode_all(
             root, path = index.location(row)
             try:
                 image = read_image(root, path, channels=spec.channels, backend=backend)
-                pixels[row] = augment.resize(image, spec, backend).numpy()
+                resized = augment.resize(image, spec, backend)
+                if resized.shape != pixels.shape[1:]:  # `shortest` gives one size to square images only
+                    raise ConfigError(
+                        f"data.cache=decoded needs a resize to one size, but the resize rule {spec.resize!r} makes "
+                        f"{path} {resized.shape[2]}x{resized.shape[1]}: type data.cache=none, or "
+                        f"model.geometry.resize=squash"
+                    )
+                pixels[row] = resized.numpy()
             except ImageError as error:
                 bad[row] = str(error)
         return stop

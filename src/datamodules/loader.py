@@ -6,7 +6,9 @@ batches that were handed out, not of those that workers have prefetched.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -22,6 +24,10 @@ class ImageLoader(DataLoader[Any]):
 
     A batch of which no image could be read is handed out all the same, with an empty list of images:
     Lightning counts batches to know the last one, and other processes wait for theirs.
+
+    num_workers: threads where the augmentation is deterministic, since the codecs release the interpreter's
+        lock and a batch needs no way between processes; worker processes where it draws, since what it draws
+        from (torch's, numpy's and Python's generators) belongs to the process.
     """
 
     def __init__(
@@ -34,8 +40,11 @@ class ImageLoader(DataLoader[Any]):
         bad: dict[int, str],
     ) -> None:
         self.bad = bad
+        self._batches = batches
         self._epoch = 0
         self._handed_out = 0
+        self._threads = num_workers if dataset.augment.deterministic else 0
+        num_workers -= self._threads
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -56,12 +65,30 @@ class ImageLoader(DataLoader[Any]):
                 batches.start = 0  # the state that was loaded is that of another, finished epoch
             self._epoch, self._handed_out = batches.sampler.epoch, batches.start
         loaded: LoadedBatch
-        for loaded in super().__iter__():
+        for loaded in self._threaded() if self._threads else super().__iter__():
             if loaded.failure is not None:
                 raise DataError(loaded.failure)
             self.bad.update(loaded.bad)
             self._handed_out += 1
             yield loaded.batch
+
+    def _threaded(self) -> Iterator[LoadedBatch]:
+        """Two batches a thread under way, handed out in order."""
+        # One of torch's threads each, as in a worker process; the calling thread keeps its own number.
+        pool = ThreadPoolExecutor(self._threads, "images", initializer=torch.set_num_threads, initargs=(1,))
+        ahead: deque[Future[LoadedBatch]] = deque()
+        try:
+            for keys in self._batches:
+                ahead.append(pool.submit(self.dataset.__getitems__, keys))  # type: ignore[attr-defined]
+                if len(ahead) > 2 * self._threads:
+                    yield self._pinned(ahead.popleft().result())
+            while ahead:
+                yield self._pinned(ahead.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _pinned(self, loaded: LoadedBatch) -> LoadedBatch:
+        return loaded.pin_memory() if self.pin_memory else loaded
 
     def state_dict(self) -> dict[str, int]:
         """Primitives only: the epoch and the number of its batches that were handed out."""

@@ -86,7 +86,9 @@ class BinaryCrossEntropy(_Weighted):
                 f"{tuple(logits.shape)}: type model.net.classes=1, or "
                 f"model.loss._target_=tapetum.modules.losses.CrossEntropy"
             )
-        smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        smooth = targets.float()
+        if self.label_smoothing:
+            smooth = smooth * (1 - self.label_smoothing) + self.label_smoothing / 2
         weights = self.weights_of(2)
         weight = None if weights is None else weights[targets.long()]
         return F.binary_cross_entropy_with_logits(logits.float(), smooth, weight=weight)

@@ -1,0 +1,64 @@
+"""Tiny experiments through the command line's own entry point, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tapetum.cli import main
+
+HERE = Path(__file__).parent
+TINY = (
+    "model=timm_backbone",
+    "model.net.name=test_resnet.r160_in1k",
+    "model.net.size=32",
+    "model.net.hidden=16",
+    "accelerator=cpu",
+    "data.batch_size=8",
+    "data.num_workers=0",
+    "trainer.max_epochs=1",
+)
+
+
+def tiny(data: Path, outputs: Path, *more: str) -> list[str]:
+    """Overrides of a training on a folder of images that takes a second."""
+    return [*TINY, "data=folder", f"data.root={data}", f"paths.outputs={outputs}", *more]
+
+
+def run(verb: str, *arguments: str) -> int:
+    """`tapetum VERB …` in this process; the exit code."""
+    return main([verb, *arguments])
+
+
+def train(data: Path, outputs: Path, *more: str) -> Path:
+    """Train, insist on success, and return the run's directory."""
+    before = set(runs(outputs))
+    code = run("train", *tiny(data, outputs, *more))
+    assert code == 0, code
+    (made,) = set(runs(outputs)) - before
+    return made
+
+
+def runs(outputs: Path) -> list[Path]:
+    """Every run below an outputs folder."""
+    return sorted(config.parent for config in outputs.glob("detection/*/*/config.yaml"))
+
+
+def start(verb: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """`tapetum VERB …` in a process of its own, which can import what lies in this folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tapetum", verb, *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def in_process(verb: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same, waited for."""
+    process = start(verb, *arguments, **environment)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

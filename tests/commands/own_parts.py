@@ -1,0 +1,83 @@
+"""What a user might bring: a network, a loss and callbacks of their own, allowed by `allow_targets=[own_parts]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tapetum.images.geometry import InputSpec
+
+
+class Plain(nn.Module):
+    """A network without batch statistics: mean colours and differences of neighbours, then two layers."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size=(32, 32), resize="squash")
+        self.layers = nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float() / 255
+        means = pixels.mean(dim=(2, 3))
+        rough = (pixels[..., 1:] - pixels[..., :-1]).abs().mean(dim=(2, 3))
+        return self.layers(torch.cat([means, 10 * rough], dim=1)).squeeze(1)
+
+
+class WithoutSpec(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+
+class Squared(nn.Module):
+    """Squared distance of the probability from the label; NaN from a step on, if one is given."""
+
+    def __init__(self, nan_at: int | None = None) -> None:
+        super().__init__()
+        self.nan_at = nan_at
+        self.calls = 0
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.calls += 1
+        loss = F.mse_loss(logits.sigmoid(), targets)
+        return loss * float("nan") if self.nan_at is not None and self.calls > self.nan_at else loss
+
+
+class SignalAt(Callback):
+    """Sends this process a signal at the end of an optimizer step."""
+
+    def __init__(self, step: int, name: str) -> None:
+        self.step = step
+        self.number = signal.Signals[name]
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class RaiseAt(Callback):
+    """What a defect of a user's own looks like."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        raise ZeroDivisionError("my own mistake")
+
+
+class LimitFileSize(Callback):
+    """From a step on, no file of this process may grow beyond so many bytes: what a full disk is like."""
+
+    def __init__(self, step: int, size: int) -> None:
+        self.step = step
+        self.size = size
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            import resource
+
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))

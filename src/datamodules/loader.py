@@ -74,8 +74,7 @@ class ImageLoader(DataLoader[Any]):
 
     def _threaded(self) -> Iterator[LoadedBatch]:
         """Two batches a thread under way, handed out in order."""
-        # One of torch's threads each, as in a worker process; the calling thread keeps its own number.
-        pool = ThreadPoolExecutor(self._threads, "images", initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
         ahead: deque[Future[LoadedBatch]] = deque()
         try:
             for keys in self._batches:

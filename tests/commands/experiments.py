@@ -20,11 +20,20 @@ TINY = (
     "data.num_workers=0",
     "trainer.max_epochs=1",
 )
+PLAIN = (
+    "model=npr",
+    "~model.net.size",
+    "~model.net.classes",
+    "model.net._target_=own_parts.Plain",
+    "allow_targets=[own_parts]",
+)
+"""A network of a user's own instead, without batch statistics and dropout."""
 
 
 def tiny(data: Path, outputs: Path, *more: str) -> list[str]:
     """Overrides of a training on a folder of images that takes a second."""
-    return [*TINY, "data=folder", f"data.root={data}", f"paths.outputs={outputs}", *more]
+    model = () if any(word.startswith("model=") for word in more) else TINY[:4]
+    return [*model, *TINY[4:], "data=folder", f"data.root={data}", f"paths.outputs={outputs}", *more]
 
 
 def run(verb: str, *arguments: str) -> int:

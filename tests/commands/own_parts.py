@@ -29,6 +29,12 @@ class Plain(nn.Module):
         return self.layers(torch.cat([means, 10 * rough], dim=1)).squeeze(1)
 
 
+class Frozen(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(False)
+
+
 class WithoutSpec(nn.Linear):
     def __init__(self) -> None:
         super().__init__(1, 1)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from commands.experiments import run, runs, tiny, train
+from commands.experiments import runs, tiny, train
 from layouts import make_cifake, make_folder, make_manifest
 from sklearn import metrics as sk
 
@@ -125,13 +125,7 @@ def test_the_command_is_kept_so_that_it_can_be_pasted(folder, tmp_path, monkeypa
     assert (made / "command.txt").read_text() == "train.py 'name=two words'\n"
 
 
-@pytest.fixture
-def layered(tmp_path, monkeypatch):
-    """Every place that can set weight_decay: optimizer preset, experiment, command line."""
-    return tmp_path
-
-
-def test_default_then_model_then_experiment_then_command_line(tmp_path):
+def test_default_then_model_then_experiment_then_command_line():
     def lr(*overrides):
         config = compose(prepare(list(overrides), multirun=False)).config
         return config["optimizer"]["lr"], config["data"]["batch_size"]
@@ -274,13 +268,3 @@ def test_two_outputs_and_cross_entropy_train(folder, tmp_path):
     assert "test/auroc" in figures(train(folder, tmp_path, "model.net.classes=2", target))
 
 
-def test_a_test_split_of_one_class_has_no_auroc_rather_than_zero(folder, tmp_path):
-    other = make_folder(tmp_path / "other", splits={"": 4}, seed=9)
-    for file in (other / "real").iterdir():
-        file.unlink()
-    code = run("train", *tiny(folder, tmp_path / "out", f"data.roots.test={other}"))
-    made = runs(tmp_path / "out")
-    if code == 0:
-        assert math.isnan(figures(made[0])["test/auroc"]) or "test/auroc" not in figures(made[0])
-    else:
-        assert not made

@@ -145,7 +145,7 @@ def test_cache_pickles_without_its_pixels(index, tmp_path):
 
 def test_sizes_that_stay_different_are_refused(index, tmp_path):
     with pytest.raises(ConfigError, match=r"the network's resize rule is 'shortest': type data.cache=none"):
-        cache_of(index, tmp_path, spec=InputSpec(size=(24, 24), resize="shortest", crop=(24, 24)))
+        cache_of(index, tmp_path, spec=InputSpec(size=(24, 20), resize="shortest", crop=(20, 20)))
 
 
 def test_an_index_that_does_not_know_its_files_is_refused(index, tmp_path):

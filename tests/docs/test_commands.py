@@ -1,14 +1,16 @@
 """Every command in the pages runs as it is written.
 
-A page is executed from top to bottom in a folder of its own that holds tiny data in the true layouts at the paths the
-page names. What is not literally what a user types stands in two tables: REPLACED appends paths, devices and limits
-to a command, INSTEAD says what is asserted of a command that can't run here. `tapetum` and `python train.py` run in
-this process, and so do the jobs of a sweep, since importing torch takes seconds.
+A page is executed from top to bottom in a folder of its own that holds tiny data in the true layouts at the
+paths the page names. What is not literally what a user types stands in two tables: REPLACED appends devices,
+limits and weights to a command, COMMANDS says what is done with it, and so what is asserted of one that
+can't run here. `tapetum` and `python train.py` run in this process, and so do the jobs of a sweep, since
+importing torch takes seconds.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import shutil
@@ -22,17 +24,17 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from layouts import make_cifake, make_folder, make_manifest
-
 from tapetum.cli import main
-from tapetum.config.compose import compose
 from tapetum.config.groups import groups, option_names
 from tapetum.config.overrides import prepare
 from tapetum.errors import ConfigError
 from tapetum.runs.directory import RunDirectory
 
+from layouts import make_cifake, make_folder, make_manifest
+
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md"))]
+DECISIONS = sorted(f"docs/decisions/{one.name}" for one in (ROOT / "docs" / "decisions").glob("*.md"))
 COMMAND = re.compile(r"(tapetum|python|make|git|pip|ls|\.venv/bin/\w+|\.|eval|RUN=\S+) ?")
 
 # A command that matches all of the first words and none of the second gets the overrides behind it, and why.
@@ -43,7 +45,7 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("check",), (" data=", " experiment=", "data.index.train="), ("data.index.train=64",), "limit"),
     (("train", " data="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
     (("train", " experiment="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
-    (("train", "scheduler=step"), (), ("scheduler.every_epochs=1",), "limit: as long as the training"),
+    (("train", " experiment="), (), ("scheduler.warmup_epochs=0",), "limit: a warm-up within one epoch"),
     (("train", " experiment=product_photo_detector"), (), ("model.net.pretrained=false",), "no hub"),
 ]
 
@@ -54,7 +56,6 @@ class Page:
 
     name: str
     folder: Path
-    cache: Path
     prelude: list[str] = field(default_factory=list)
     names: dict[str, object] = field(default_factory=dict)
 
@@ -80,9 +81,7 @@ def test_every_page_is_executed() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs_from_top_to_bottom(
-    page: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fences = list(fences_of(ROOT / page))
     if not fences:
         return
@@ -93,18 +92,19 @@ def test_page_runs_from_top_to_bottom(
     monkeypatch.delenv("TAPETUM_DATA", raising=False)
     monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda run: main(["job", str(run.path)]))
     monkeypatch.setattr(sys, "argv", sys.argv)
-    context = Page(page, tmp_path, tmp_path_factory.getbasetemp())
-    for language, body in fences:
+    context = Page(page, tmp_path)
+    for info, body in fences:
+        language, _, place = info.partition(" ")
         rule = RULES.get(language)
         assert rule is not None, f"{page}: no rule covers a fence of {language or 'no language'}:\n{body}"
-        rule(context, body)
+        rule(context, body, place)
 
 
 # -- fences --------------------------------------------------------------------------------------------------
 
 
 def fences_of(page: Path) -> Iterator[tuple[str, str]]:
-    """(language, text) of every fence; lines that are indented and look like a command count as bash."""
+    """(language and file name, text) of every fence; indented lines that look like commands count as bash."""
     language: str | None = None
     body: list[str] = []
     for line in page.read_text(encoding="utf-8").splitlines():
@@ -121,35 +121,35 @@ def fences_of(page: Path) -> Iterator[tuple[str, str]]:
     assert language is None, f"{page} has a fence without an end"
 
 
-def _bash(page: Page, body: str) -> None:
+def _bash(page: Page, body: str, place: str = "") -> None:
     for line in body.replace("\\\n", " ").splitlines():
         line = re.sub(r"\s#\s.*", "", line).strip()
         if not line or line.startswith("#"):
             continue
-        for pattern, instead in INSTEAD.items():
+        for pattern, rule in COMMANDS.items():
             found = re.fullmatch(pattern, line)
             if found:
-                instead(page, found)
+                rule(page, found)
                 break
         else:
             raise AssertionError(f"{page.name}: no rule covers the command: {line}")
 
 
-def _python(page: Page, body: str) -> None:
-    first = body.splitlines()[0]
-    if re.fullmatch(r"# \w+/\w+\.py", first):
-        file = page.folder / first.removeprefix("# ")
+def _python(page: Page, body: str, place: str) -> None:
+    """Written to the file that the fence names, or executed with the names of the page's earlier ones."""
+    if place:
+        file = page.folder / place
         file.parent.mkdir(exist_ok=True)
         file.write_text(body)
         return
     exec(compile(body, page.name, "exec"), page.names)
 
 
-def _yaml(page: Page, body: str) -> None:
-    """Written to the place its first line names, it is read, and its values arrive in the config."""
-    place = re.match(r"# conf/(\w+)/(\w+)\.yaml\n", body)
-    assert place, f"{page.name}: a yaml fence begins with the file it is, # conf/…:\n{body}"
-    group, option = place.groups()
+def _yaml(page: Page, body: str, place: str) -> None:
+    """In the file that the fence names it is read by Hydra, and its values arrive in the config."""
+    found = re.fullmatch(r"conf/(\w+)/(\w+)\.yaml", place)
+    assert found, f"{page.name}: a yaml fence names its file, conf/…/….yaml:\n{body}"
+    group, option = found.groups()
     conf = page.folder / "conf"
     shutil.copytree(ROOT / "conf", conf, dirs_exist_ok=True, ignore=shutil.ignore_patterns("local"))
     (conf / group).mkdir(exist_ok=True)
@@ -161,7 +161,7 @@ def _yaml(page: Page, body: str) -> None:
     shutil.rmtree(conf)
 
 
-def _text(page: Page, body: str) -> None:
+def _text(page: Page, body: str, place: str) -> None:
     """A picture, or the files of a run, which are then compared with the latest one."""
     if not body.startswith("config.yaml "):
         return
@@ -172,7 +172,12 @@ def _text(page: Page, body: str) -> None:
     assert there - extra == named
 
 
-RULES: dict[str, Callable[[Page, str], None]] = {"bash": _bash, "python": _python, "yaml": _yaml, "text": _text}
+RULES: dict[str, Callable[[Page, str, str], None]] = {
+    "bash": _bash,
+    "python": _python,
+    "yaml": _yaml,
+    "text": _text,
+}
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -209,7 +214,8 @@ def _replacements(words: list[str]) -> list[str]:
 
 def _interrupt(page: Page, words: list[str]) -> None:
     """The latest run of that name ends as a killed one does: with a checkpoint and no final figures."""
-    name = next((word.removeprefix("name=") for word in words if word.startswith("name=")), "npr_64-synthetic")
+    named = [word.removeprefix("name=") for word in words if word.startswith("name=")]
+    name = named[0] if named else "npr_64-synthetic"
     run = RunDirectory(max(page.folder.glob(f"outputs/detection/{name}/*"), key=lambda path: path.name))
     run.metrics.unlink()
 
@@ -240,16 +246,15 @@ def _activate(page: Page, line: re.Match[str]) -> None:
 
 
 def _completion(page: Page, line: re.Match[str]) -> None:
-    """bash accepts what is printed, and a question of its is answered. Processes, as the shell starts them."""
-    train = [sys.executable, str(ROOT / "train.py")]
-    printed = subprocess.run([*train, "-sc", "install=bash"], capture_output=True, text=True, check=False)
+    """bash takes what is printed, and a question of its is answered; in processes, as a shell starts them."""
+    train = [sys.executable, str(ROOT / "train.py"), "-sc"]
+    printed = subprocess.run([*train, "install=bash"], capture_output=True, text=True, check=False)
     assert printed.returncode == 0, printed.stderr
-    loaded = subprocess.run(["bash", "-c", printed.stdout + "\ncomplete -p"], capture_output=True, text=True, check=False)
+    script = printed.stdout + "\ncomplete -p"
+    loaded = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert "hydra_bash_completion" in loaded.stdout, loaded.stderr
-    asked = {"COMP_LINE": "python train.py model=np", "COMP_POINT": "24"}
-    answer = subprocess.run(
-        [*train, "-sc", "query=bash"], capture_output=True, text=True, check=False, env={**_environment(), **asked}
-    )
+    asked = {**os.environ, "COMP_LINE": "python train.py model=np", "COMP_POINT": "24"}
+    answer = subprocess.run([*train, "query=bash"], capture_output=True, text=True, check=False, env=asked)
     assert "model=npr_64" in answer.stdout.split(), answer.stderr
 
 
@@ -263,8 +268,8 @@ def _extra(page: Page, line: re.Match[str]) -> None:
     assert re.search(rf"^{line[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
 
-# A command → what is done. Everything but `_make`, `_activate`, `_completion`, `_benchmark` and `_extra` runs it.
-INSTEAD: dict[str, Callable[[Page, re.Match[str]], None]] = {
+# A command → what is done. The first five run it; of the others, the docstring says what is asserted instead.
+COMMANDS: dict[str, Callable[[Page, re.Match[str]], None]] = {
     r"eval \"\$\(python train\.py -sc install=bash\)\"": _completion,
     r"(?P<program>python train\.py|tapetum)\s+(?P<rest>.*)": _tapetum,
     r"([A-Z]+)=\$\(.*\)": _assignment,
@@ -277,7 +282,7 @@ INSTEAD: dict[str, Callable[[Page, re.Match[str]], None]] = {
 
 
 def test_a_command_without_a_rule_fails(tmp_path: Path) -> None:
-    page = Page("a page", tmp_path, tmp_path)
+    page = Page("a page", tmp_path)
     with pytest.raises(AssertionError, match="no rule covers the command: rm -rf photos"):
         _bash(page, "rm -rf photos")
 
@@ -285,16 +290,16 @@ def test_a_command_without_a_rule_fails(tmp_path: Path) -> None:
 def test_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)
     with pytest.raises(AssertionError, match="tapetum check model=nonesuch"):
-        _bash(Page("a page", tmp_path, tmp_path), "tapetum check model=nonesuch")
+        _bash(Page("a page", tmp_path), "tapetum check model=nonesuch")
 
 
-# -- what the pages say besides ----------------------------------------------------------------------------------
+# -- what the pages say besides ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "CONTRIBUTING.md"])
 def test_settings_in_running_text_exist(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    spans = {span for span in re.findall(r"`'?([a-z_]+(?:\.[a-z_0-9]+)*=[^`']+)'?`", text)}
+    spans = set(re.findall(r"`'?([a-z_]+(?:\.[a-z_0-9]+)*=[^`']+)'?`", text))
     unknown = [span for span in sorted(spans) if not _placeholder(span) and not _accepted(span)]
     assert unknown == []
 
@@ -306,7 +311,7 @@ def test_make_targets_in_running_text_exist(page: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *sorted(f"docs/decisions/{p.name}" for p in (ROOT / "docs/decisions").glob("*.md"))])
+@pytest.mark.parametrize("page", [*PAGES, *DECISIONS])
 def test_links_lead_somewhere(page: str) -> None:
     file = ROOT / page
     for target in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
@@ -317,11 +322,14 @@ def test_links_lead_somewhere(page: str) -> None:
         assert linked.exists(), f"{page} → {target}"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+            anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, f"{page} → {target}"
 
 
 def test_readme_lists_the_options_that_exist() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) > 5
     assert {group for group, _ in rows} <= groups().keys()
     for group, options in rows:
         assert set(re.findall(r"`([^`]+)`", options)) == set(option_names(group)), group
@@ -333,7 +341,8 @@ def test_architecture_names_what_exists() -> None:
     package = {path.name for path in (ROOT / "src").iterdir() if (path / "__init__.py").is_file()}
     assert {room for room, slash, _ in rooms if slash == "/"} == package
     for room, slash, names in rooms:
-        files = [ROOT / "src" / f"{room}.py"] if slash == ".py" else sorted((ROOT / "src" / room).glob("*.py"))
+        place = ROOT / "src" / room
+        files = sorted(place.glob("*.py")) if slash == "/" else [place.with_suffix(".py")]
         defined = {name for file in files for name in _defined(file)}
         missing = [name for name in re.findall(r"`([^`]+)`", names) if not set(name.split(".")) <= defined]
         assert missing == [], room
@@ -349,7 +358,7 @@ def test_every_heading_of_troubleshooting_is_part_of_a_message() -> None:
         assert any(all(part in message for part in parts) for message in said), heading
 
 
-# -- helpers ---------------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------------------
 
 
 def _write_data(folder: Path) -> None:
@@ -362,10 +371,12 @@ def _write_data(folder: Path) -> None:
     make_manifest(folder / "listed", splits={"train": 8, "val": 4, "test": 4})
 
 
+_PLACEHOLDER = re.compile(r"…|<|[A-Z]{3,}|=(True|False|k)$|^(group|key)=|\bmy_|photo: |=\[?(package|a)\b")
+_WRITTEN_BY_THE_READER = {"experiment=thumbnails"}  # docs/configuration.md tells how
+
+
 def _placeholder(span: str) -> bool:
-    return bool(re.search(r"…|<|[A-Z]{3,}|=k$|^(group|key)=|\bmy_|photo: |=\[?(package|new|a)\b", span)) or span in {
-        "experiment=thumbnails",  # the study that docs/configuration.md has the reader write
-    }
+    return span in _WRITTEN_BY_THE_READER or _PLACEHOLDER.search(span) is not None
 
 
 def _accepted(span: str) -> bool:
@@ -415,9 +426,3 @@ def _messages() -> Iterator[str]:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
     yield (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8")
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

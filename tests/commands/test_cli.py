@@ -1,0 +1,78 @@
+"""The command line itself: help without waiting, unknown words, Hydra's own flags."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from commands.experiments import in_process, run
+
+from tapetum.cli import VERBS, main
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=lambda words: words[0])
+def test_help_answers_in_half_a_second(words):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "tapetum", *words], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    assert words[0].strip("-") in done.stdout or words[0] == "--help"
+    if words[0] != "report":
+        assert "efficientnet_b0" in done.stdout
+        assert "trainer.max_epochs" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from tapetum.cli import main; main(['--help']); main(['train', '--help']);"
+        "sys.exit(','.join(m for m in ('torch', 'hydra', 'lightning', 'numpy', 'rich') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("trian", "unknown verb trian: did you mean train? verbs: train, check, evaluate, report\n"),
+        ("frobnicate", "unknown verb frobnicate: verbs: train, check, evaluate, report\n"),
+    ],
+)
+def test_an_unknown_verb_lists_the_verbs(capsys, verb, said):
+    assert main([verb]) == 2
+    assert capsys.readouterr().err == said
+
+
+def test_no_verb_is_help(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("tapetum VERB")
+
+
+def test_a_flag_that_nobody_knows_is_refused(capsys):
+    assert run("train", "--epochs", "3") == 2
+    assert "unknown option --epochs" in capsys.readouterr().err
+    assert run("evaluate", "--fast") == 2
+    assert "--fast is a flag, and there are none" in capsys.readouterr().err
+
+
+def test_hydra_prints_the_composed_config():
+    done = in_process("train", "--cfg", "job", "model=npr", "optimizer.lr=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "  lr: 0.5\n" in done.stdout
+    assert "tapetum.detectors.npr.NPR" in done.stdout
+
+
+def test_hydra_installs_shell_completion():
+    done = in_process("train", "-sc", "install=bash")
+    assert done.returncode == 0, done.stderr
+    assert "complete -o nospace" in done.stdout
+
+
+def test_check_says_what_would_run(folder, capsys):
+    words = ["model=small_resnet", "data=folder", f"data.root={folder}"]
+    assert run("check", *words) == 0
+    said = capsys.readouterr().out
+    assert "effective batch" in said
+    assert run("check", *words, "data.batch_size=x") == 2

@@ -1,0 +1,100 @@
+"""Signals and a full disk, in processes of their own: the run stops in order and can go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from commands.experiments import in_process, run, runs, start, tiny
+
+from tapetum.runs.checkpoints import read_checkpoint
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(folder, tmp_path, name):
+    words = tiny(
+        folder, tmp_path, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2", "allow_targets=[own_parts]",
+        "+callbacks.signal._target_=own_parts.SignalAt", "+callbacks.signal.step=2", f"+callbacks.signal.name={name}",
+    )  # fmt: skip
+    done = in_process("train", *words)
+    assert done.returncode == 130, done.stderr
+    (made,) = runs(tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        f"error: stopped by {name} after step 2; to go on, repeat the command with resume={made}"
+    )
+    assert read_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert not (made / "metrics.json").exists()
+    assert run("train", *words, f"resume={made}") == 0  # behind step 2, so that no second signal comes
+    assert json.loads((made / "metrics.json").read_text())["run/steps"] == 6
+
+
+def test_ctrl_c_from_outside_stops_a_long_training(folder, tmp_path):
+    process = start("train", *tiny(folder, tmp_path, "trainer.max_epochs=5000", "callbacks=none"))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("detection/*/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_says_so(folder, tmp_path):
+    words = tiny(
+        folder, tmp_path, "trainer.max_epochs=3", "allow_targets=[own_parts]",
+        "+callbacks.disk._target_=own_parts.LimitFileSize", "+callbacks.disk.step=8", "+callbacks.disk.size=100000",
+    )  # fmt: skip
+    done = in_process("train", *words)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr
+    assert "resume=" in done.stderr
+    (made,) = runs(tmp_path)
+    assert read_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == 6
+    assert not list((made / "checkpoints").glob("*.tmp"))
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from tapetum.commands.memory import out_of_memory
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
+config = {"data": {"batch_size": 15, "eval_batch_size": 64}, "trainer": {"accumulate_grad_batches": 2}}
+try:
+    torch.empty(10**10) if sys.argv[1] == "torch" else bytearray(10**10)
+except (RuntimeError, MemoryError) as error:
+    print(out_of_memory(error, config, sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["torch", "python"])
+@pytest.mark.parametrize("phase", ["training", "predicting"])
+def test_running_out_of_memory_is_explained_with_what_to_type(kind, phase):
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, kind, phase], capture_output=True, text=True, check=True, timeout=120
+    )
+    said = done.stdout
+    if phase == "training":
+        assert said.startswith("out of memory while training with data.batch_size=15 (peak ")
+        assert said.endswith("data.batch_size=5 trainer.accumulate_grad_batches=6\n")  # 5 x 6 = 15 x 2
+    else:
+        assert said.startswith("out of memory while predicting with data.eval_batch_size=64 (peak ")
+        assert said.endswith("data.eval_batch_size=32\n")
+
+
+def test_other_errors_are_not_called_out_of_memory():
+    from tapetum.commands.memory import out_of_memory
+
+    config = {"data": {"batch_size": 8, "eval_batch_size": 8}, "trainer": {"accumulate_grad_batches": 1}}
+    assert out_of_memory(RuntimeError("shapes do not fit"), config) is None
+    assert out_of_memory(ValueError("no"), config) is None
+    single = out_of_memory(MemoryError(), {**config, "data": {"batch_size": 1}})
+    assert single is not None
+    assert "one image does not fit" in single

@@ -1,0 +1,104 @@
+"""`resume=` and `weights=`: what goes on, what starts anew, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands.experiments import run, runs, tiny, train
+from layouts import make_folder, make_image
+
+from tapetum.runs.checkpoints import read_checkpoint
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the shared run in an outputs folder of its own, free to be changed."""
+    made = tmp_path / "detection" / "timm_backbone-folder" / finished.name
+    shutil.copytree(finished, made)
+    return made
+
+
+def again(folder, made, *more):
+    outputs = made.parents[2]
+    return run("train", *tiny(folder, outputs, "trainer.max_epochs=2", "optimizer.lr=0.01", *more))
+
+
+def test_resume_auto_without_anything_to_resume_starts_fresh_and_says_so(folder, tmp_path, capsys):
+    assert run("train", *tiny(folder, tmp_path, "resume=auto")) == 0
+    assert "resume=auto: no unfinished run has this config, so a new one starts" in capsys.readouterr().out
+    assert len(runs(tmp_path)) == 1
+
+
+def test_a_finished_run_says_that_it_is_finished(folder, copied, capsys):
+    before = (copied / "metrics.json").read_text()
+    assert again(folder, copied, f"resume={copied}") == 1
+    said = capsys.readouterr().err
+    assert f"{copied} has finished, at step 12" in said
+    assert "trainer.max_epochs=4" in said
+    assert (copied / "metrics.json").read_text() == before
+
+
+def test_a_finished_run_goes_on_for_more_epochs_in_its_own_directory(folder, copied, capsys):
+    assert again(folder, copied, f"resume={copied}", "trainer.max_epochs=3") == 0
+    assert f"resuming {copied} at epoch 2, step 12" in capsys.readouterr().out
+    assert len(runs(copied.parents[2])) == 1
+    assert json.loads((copied / "metrics.json").read_text())["run/steps"] == 18
+    assert "max_epochs: 3" in (copied / "config.yaml").read_text()
+    assert len((copied / "command.txt").read_text().splitlines()) == 2
+
+
+def test_an_unfinished_run_is_found_by_auto(folder, copied):
+    (copied / "metrics.json").unlink()
+    assert again(folder, copied, "resume=auto") == 0
+    assert (copied / "metrics.json").is_file()
+    assert len(runs(copied.parents[2])) == 1
+
+
+def test_a_changed_config_is_refused_key_by_key(folder, copied, capsys):
+    before = (copied / "config.yaml").read_text()
+    assert again(folder, copied, f"resume={copied}", "seed=7", "model.net.dropout=0.1") == 2
+    said = capsys.readouterr().err
+    assert f"seed=7, but the run that resume={copied} continues has 42" in said
+    assert "model.net.dropout=0.1, but" in said
+    assert f"weights={copied}" in said
+    assert (copied / "config.yaml").read_text() == before
+
+
+def test_a_changed_index_is_refused(tmp_path, capsys):
+    data = make_folder(tmp_path / "data", splits={"train": 8, "val": 4, "test": 4})
+    made = train(data, tmp_path / "out")
+    make_image(data / "train" / "real" / "new.jpg", generated=False, seed=1)
+    (made / "metrics.json").unlink()
+    assert run("train", *tiny(data, tmp_path / "out", f"resume={made}")) == 1
+    assert f"the data changed since {made / 'checkpoints' / 'last.ckpt'} was written" in capsys.readouterr().err
+
+
+def test_resume_needs_a_run(folder, tmp_path, capsys):
+    assert run("train", *tiny(folder, tmp_path, f"resume={tmp_path}")) != 0
+    assert str(tmp_path) in capsys.readouterr().err
+    assert not runs(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["run", "ckpt"])
+def test_weights_start_a_new_run_and_say_what_matched(finished, folder, tmp_path, capsys, kind):
+    source = finished if kind == "run" else finished / "checkpoints" / "last.ckpt"
+    made = train(folder, tmp_path, f"weights={source}", "model.net.hidden=8", "optimizer.lr=1e-12", "scheduler=constant")
+    said = capsys.readouterr().out
+    which = "best" if kind == "run" else "last"
+    own = read_checkpoint(finished / "checkpoints" / f"{which}.ckpt")["state_dict"]
+    new = read_checkpoint(made / "checkpoints" / "last.ckpt")["state_dict"]
+    matching = [name for name in new if name in own and own[name].shape == new[name].shape]
+    assert 0 < len(matching) < len(new)
+    assert f"weights: {len(matching)} of {len(new)} tensors from {finished / 'checkpoints' / which}.ckpt" in said
+    assert "weights not in the file:" in said.replace("\n", " ")
+    name = next(name for name in matching if new[name].ndim == 4)
+    assert torch.allclose(new[name], own[name], atol=1e-8)
+
+
+def test_weights_of_another_network_are_refused(finished, folder, tmp_path, capsys):
+    assert run("train", *tiny(folder, tmp_path, f"weights={finished}", "model=npr", "model.net.size=32")) == 1
+    assert "nothing in" in capsys.readouterr().err

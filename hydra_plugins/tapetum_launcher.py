@@ -1,7 +1,7 @@
 """Hydra's door to `tapetum.launch`: a sweep's jobs, each in a fresh process.
 
-Hydra accepts launchers from this namespace package only, so this file stays thin: it hands the composed configs
-over and gives the monitored values back.
+Hydra accepts launchers from this namespace package only, so this file stays thin: it hands the composed
+configs over and gives the monitored values back.
 """
 
 from __future__ import annotations

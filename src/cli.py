@@ -1,4 +1,4 @@
-"""`tapetum VERB …`: picks the verb, prints errors for people. Nothing heavy is imported before a verb needs it."""
+"""`tapetum VERB …`: picks the verb, prints errors for people; imports nothing heavy before it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HIDDEN = ("job",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 when interrupted."""
+    """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 if interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from .commands.help import overview

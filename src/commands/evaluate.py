@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
 def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     """A run's best weights on its own data, or on other data named by overrides; the new directory.
 
-    Overrides: `data=…` and its keys, single keys of the run's own data, `accelerator=…`, `trainer.…`, `paths.…`,
-    and `allow_targets=[…]`, which a checkpoint can't bring along.
+    Overrides: `data=…` and its keys, single keys of the run's own data, `accelerator=…`, `trainer.…`,
+    `paths.…`, and `allow_targets=[…]`, which a checkpoint can't bring along.
     """
     import torch
 
@@ -83,7 +83,7 @@ _MAY_CHANGE = ("data.", "trainer.", "paths.")
 
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
-    """A network with a published weight file, or one that needs no training, on a data set; the new directory."""
+    """A network with given weights, or one that needs no training, on a data set; the new directory."""
     from ..runs.building import build_module, build_network
     from ..runs.directory import stamp
     from .weights import start_from
@@ -125,7 +125,8 @@ def _evaluate(
     splits = [split for split in ("val", "test") if len(index.rows(split))]
     if not splits:
         raise DataError(
-            f"{config['data']['root']} has neither a val nor a test split to evaluate on: name the images with "
+            f"{config['data']['root']} has neither a val nor a test split to evaluate on: name the images "
+            f"with "
             "data.roots.test=DIR"
         )
     try:

@@ -1,7 +1,7 @@
 """Learning rate and batch size searched before a run, by Lightning's finders on a training of their own.
 
-Inside a fit a finder would leave the schedule's base rates, its length and the recorded config as they were; so the
-search runs first, on objects that are thrown away, and the run starts with what it found.
+Inside a fit a finder would leave the schedule's base rates, its length and the recorded config as they
+were; so the search runs first, on objects that are thrown away, and the run starts with what it found.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _find(node: Mapping[str, Any], config: Mapping[str, Any], index: Index) -> f
     suggested = finder.suggestion(skip_begin=min(10, options["num_training"] // 4)) if finder else None
     if suggested is None:
         raise TrainingError(
-            f"no learning rate between {options['min_lr']:g} and {options['max_lr']:g} made the loss fall: type "
+            f"no learning rate between {options['min_lr']:g} and {options['max_lr']:g} made the loss fall: "
+            f"type "
             "callbacks=default and optimizer.lr=1e-4, or widen callbacks.lr_finder.min_lr and max_lr"
         )
     return float(suggested)

@@ -1,4 +1,4 @@
-"""After the weights stand: predictions, figures, table, report. The same for a training run and for `evaluate`."""
+"""After the weights stand: predictions, figures, table, report. The same for `train` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..datamodules.samplers import Shard
 from ..evaluation.detection import evaluate
 from ..evaluation.predictions import read_predictions
 from ..images.sources import read_image
+from ..indexes.table import Index
 from ..inference.detect import detect
 from ..inference.predictions import detection_predictions, write_predictions
 from ..inference.predictor import best_device
-from ..indexes.table import Index
 from ..metrics.binary import fit_threshold
 from ..runs.directory import RunDirectory, write_json
 from ..runs.history import read_history
@@ -75,7 +75,7 @@ class _FirstBatches:
 
 
 def figures(predictions: Mapping[str, pa.Table], *, threshold: float | None = None) -> dict[str, float]:
-    """Flat metrics of every split; the threshold is the given one, or fitted on validation, and used on test."""
+    """Flat metrics of every split; the threshold, given or fitted on validation, is used on test."""
     metrics: dict[str, float] = {}
     if threshold is None:
         threshold = fitted_threshold(predictions.get("val"))
@@ -108,7 +108,7 @@ def write_results(
 
 
 def write_notes(run: RunDirectory, index: Index, bad: Mapping[int, str], limits: Sequence[str] = ()) -> None:
-    """What a reader of the figures must know, beside them: notes.json, and bad_images.json where there are any.
+    """What a reader of the figures must know: notes.json, and bad_images.json where there are any.
 
     bad: Index row → why it could not be read.
     """

@@ -19,7 +19,8 @@ examples
 _USAGE = {
     "train": "tapetum train [-m] [group=option …] [key=value …]",
     "check": "tapetum check [--json] [group=option …] [key=value …]",
-    "evaluate": "tapetum evaluate RUN… [data=… data.key=value …]\n       tapetum evaluate model=… weights=FILE data=…",
+    "evaluate": "tapetum evaluate RUN… [data=… data.key=value …]\n"
+    "       tapetum evaluate model=… weights=FILE data=…",
     "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
     "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
 }

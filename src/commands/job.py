@@ -1,4 +1,4 @@
-"""`tapetum job RUN [CHECKPOINT]`: what a launched process does. Composes nothing; the run's directory says it all."""
+"""`tapetum job RUN [CHECKPOINT]`: what a launched process does. It composes nothing."""
 
 from __future__ import annotations
 

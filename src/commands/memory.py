@@ -38,9 +38,10 @@ class MemoryEstimate:
 def estimate(
     net: nn.Module, config: Mapping[str, Any], output_size: tuple[int, int] | None
 ) -> MemoryEstimate | None:
-    """What a training step will need, counted on a network on the meta device; None where images have no one size.
+    """What a training step will need, counted on the meta device; None where images have no one size.
 
-    Activations are the outputs of the leaf modules that autograd has to keep for one batch in the run's precision.
+    Activations are the outputs of the leaf modules that autograd has to keep for one batch in the run's
+    precision.
     """
     if output_size is None:
         return None

@@ -38,13 +38,15 @@ class Preflight:
         if config["model"]["fit"] and not len(index.rows("val")):
             monitor = None
             limits.append(
-                "There is no validation split (data.val_fraction=0 and none on the disk): no best checkpoint is "
+                "There is no validation split (data.val_fraction=0 and none on the disk): no best "
+                "checkpoint is "
                 "chosen, nothing stops early, no threshold is fitted; the last weights are what is tested."
             )
         elif config["model"]["fit"] and config["trainer"].get("limit_val_batches") == 0:
             monitor = None
             limits.append(
-                "Validation is switched off (trainer.limit_val_batches=0): no best checkpoint is chosen, nothing "
+                "Validation is switched off (trainer.limit_val_batches=0): no best checkpoint is chosen, "
+                "nothing "
                 "stops early, no threshold is fitted; the last weights are what is tested."
             )
         if not len(index.rows("test")):
@@ -95,7 +97,8 @@ def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
     problems = []
     if config["model"]["fit"] and not len(index.rows("train")):
         problems.append(
-            f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it images "
+            f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it "
+            f"images "
             f"(data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
         )
     schedule = str((config["scheduler"] or {}).get("_target_", ""))

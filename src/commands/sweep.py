@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.overrides import prepare
-from .hydra_flags import is_multirun
+from ..errors import ConfigError
+from .hydra_flags import is_multirun, split
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -17,8 +19,10 @@ def sweep(arguments: Sequence[str]) -> int:
     from omegaconf import DictConfig
 
     multirun = is_multirun(arguments)
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    overrides = prepare([one for one in arguments if not one.startswith("-")], multirun=multirun)
+    flags, words = split(arguments)
+    if multirun and len(flags) > 1:
+        raise ConfigError(f"-m runs a sweep and goes with no other flag: leave out {' '.join(flags[1:])}")
+    overrides = prepare(words, multirun=multirun)
     directory = _directory(overrides)
     if multirun:
         overrides.append(f"hydra.sweep.dir='{directory}'")
@@ -27,12 +31,18 @@ def sweep(arguments: Sequence[str]) -> int:
     def task(config: DictConfig) -> None:
         """Never called: the launcher runs jobs in processes of their own."""
 
-    before = sys.argv
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [before[0], *flags, *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, instead of as text and exit(1)
     try:
         task()
     finally:
         sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        (directory / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own; sweep.yaml says the same
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
     return summarise(directory) if multirun else 0
 
 
@@ -57,8 +67,6 @@ def summarise(directory: Path) -> int:
 
 def _directory(overrides: Sequence[str]) -> Path:
     """`<outputs>/sweeps/<name or 'sweep'>/<timestamp>-<6 hex>`."""
-    import os
-
     from ..runs.directory import stamp
 
     given = dict(one.lstrip("+").split("=", 1) for one in overrides if "=" in one)

@@ -1,16 +1,17 @@
-"""`tapetum train`: the one place where config, data, network, fit, inference, evaluation and report are wired."""
+"""`tapetum train`: where config, data, network, fit, inference, evaluation and report are wired."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,8 +104,12 @@ def execute(
 
     began = time.perf_counter()
     checked = checked or preflight(config)
-    with logging_to(run.log, console), quiet_lightning():
-        write_json(run.environment, environment())
+    first = int(os.environ.get("RANK", "0")) == 0  # torchrun's; one process speaks for all
+    console.quiet = not first
+    log.setLevel(logging.INFO if first else logging.CRITICAL)
+    with logging_to(run.log, console) if first else nullcontext(), quiet_lightning():
+        if first:
+            write_json(run.environment, environment())
         config = search(run, config, checked.index)
         lightning.seed_everything(config["seed"], workers=False, verbose=False)
         wired = _Wired(run, config, checked, progress_to(console, "decoding"))
@@ -183,8 +188,8 @@ class _Wired:
     def fit(self, checkpoint: Path | None) -> None:
         """Train, from the start, from weights or from where a checkpoint stopped."""
         from ..modules.buffers import NonFiniteLossError
-        from ..runs.resume import check_index
         from ..runs.interrupt import InterruptedRunError
+        from ..runs.resume import check_index
         from .memory import explained
 
         config = self.config
@@ -202,6 +207,10 @@ class _Wired:
             self.net.compile()
         try:
             self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            raise KeyboardInterrupt from None  # a second Ctrl-C, which Lightning turns into exit(1)
         except NonFiniteLossError as error:
             raise TrainingError(self._explain(error)) from error
         except (RuntimeError, MemoryError) as error:
@@ -330,10 +339,11 @@ def _take_up(run: RunDirectory, checkpoint: Path, config: Mapping[str, Any], che
     metadata = check_index(checkpoint, checked.index.fingerprint)["tapetum"]["metadata"]
     before = run.read_config()["trainer"]
     if run.finished and all(before.get(key) == config["trainer"].get(key) for key in _LENGTH):
+        longer = 2 * (config["trainer"].get("max_epochs") or 10)
         raise TapetumError(
-            f"{run.path} has finished, at step {metadata['step']}: its report is {run.report / 'index.html'}. To "
-            f"train on, type trainer.max_epochs={2 * (config['trainer'].get('max_epochs') or 10)}; to start a new "
-            f"run from its weights, weights={run.path}"
+            f"{run.path} has finished, at step {metadata['step']}: its report is "
+            f"{run.report / 'index.html'}. To train on, type trainer.max_epochs={longer}; to start a new run "
+            f"from its weights, weights={run.path}"
         )
     run.metrics.unlink(missing_ok=True)  # its presence says that a run has finished
     write_config(run, config)

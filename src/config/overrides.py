@@ -264,7 +264,11 @@ def _key_words(one: Override, listed: Mapping[str, Any], tree: Mapping[str, Any]
     if one.package is not None:
         return None
     if _exists(listed, key):
-        if isinstance(_at(listed, key), Mapping) and not one.is_sweep_override() and isinstance(one.value(), list):
+        if (
+            isinstance(_at(listed, key), Mapping)
+            and not one.is_sweep_override()
+            and isinstance(one.value(), list)
+        ):
             return f"~{key}{_AND}{_forced(one)}"  # Hydra merges no list into a mapping: out with it first
         return _text(one) if one.type in (OverrideType.CHANGE, OverrideType.DEL) else _forced(one)
     if not _exists(tree, key) and not _accepted(tree, key):

@@ -150,7 +150,8 @@ def _decode_all(
                 resized = augment.resize(image, spec, backend)
                 if resized.shape != pixels.shape[1:]:  # `shortest` gives one size to square images only
                     raise ConfigError(
-                        f"data.cache=decoded needs a resize to one size, but the resize rule {spec.resize!r} makes "
+                        f"data.cache=decoded needs a resize to one size, but the resize rule "
+                        f"{spec.resize!r} makes "
                         f"{path} {resized.shape[2]}x{resized.shape[1]}: type data.cache=none, or "
                         f"model.geometry.resize=squash"
                     )

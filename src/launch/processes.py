@@ -1,7 +1,7 @@
 """A job of several processes: torchrun starts them, and each reads the run's directory.
 
-Lightning would start them by repeating the command line, which under a Hydra sweep silently trains every rank with
-other hyper-parameters; here the ranks compose nothing.
+Lightning would start them by repeating the command line, which under a Hydra sweep silently trains every
+rank with other hyper-parameters; here the ranks compose nothing.
 """
 
 from __future__ import annotations

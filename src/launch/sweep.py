@@ -36,17 +36,18 @@ class Job:
 def run_jobs(jobs: Sequence[Job], directory: Path, stop_on_failure: bool) -> list[float]:
     """Check all jobs, then run them one after the other; the monitored value of each, NaN where it failed.
 
-    Writes sweep.yaml, jobs.csv (number, status, seconds, value, overrides) and one run directory a job. Raises one
-    ConfigError with the problems of every job before any of them starts.
+    Writes sweep.yaml, jobs.csv (number, status, seconds, value, overrides) and one run directory a job.
+    Raises one ConfigError with the problems of every job before any of them starts.
     """
     composed: list[Composed] = []
     problems = []
+    shared = set(jobs[0].overrides).intersection(*(job.overrides for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
         try:
             composed.append(finish(job.composed))
             check_config(composed[-1])
         except ConfigError as error:
-            where = f"job {job.number} ({' '.join(job.overrides)})"
+            where = f"job {job.number} ({' '.join(one for one in job.overrides if one not in shared)})"
             problems += [f"{where}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)

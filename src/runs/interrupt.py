@@ -30,6 +30,19 @@ class StopOnSignal(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
 
+    def on_sanity_check_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook."""
+        self._take_over()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook."""
+        self._take_over()
+
+    def _take_over(self) -> None:
+        # Behind `setup` Lightning puts a handler of its own around ours, which stops without a checkpoint.
+        for number in self._before:
+            signal.signal(number, self._receive)
+
     def teardown(self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str) -> None:
         """Lightning's hook: the previous handlers come back."""
         for number, handler in self._before.items():
@@ -37,7 +50,12 @@ class StopOnSignal(Callback):
         self._before = {}
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Lightning's hook; accumulated gradients are not kept, so it waits for a whole step."""
         if self.received is None or trainer.fit_loop._should_accumulate():

@@ -1,4 +1,4 @@
-"""What a user might bring: a network, a loss and callbacks of their own, allowed by `allow_targets=[own_parts]`."""
+"""What a user might bring: networks, a loss, callbacks; allowed by `allow_targets=[own_parts]`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from tapetum.images.geometry import InputSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tapetum.images.geometry import InputSpec
 
 
 class Plain(nn.Module):
@@ -56,14 +55,16 @@ class Squared(nn.Module):
 
 
 class SignalAt(Callback):
-    """Sends this process a signal at the end of an optimizer step."""
+    """Sends this process a signal when so many optimizer steps are done, and at the batches behind."""
 
-    def __init__(self, step: int, name: str) -> None:
+    def __init__(self, step: int, name: str, times: int = 1) -> None:
         self.step = step
+        self.times = times
         self.number = signal.Signals[name]
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step >= self.step and self.times and "NO_SIGNAL" not in os.environ:
+            self.times -= 1
             os.kill(os.getpid(), self.number)
 
 

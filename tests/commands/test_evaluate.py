@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from tapetum.runs.checkpoints import read_checkpoint
+
 from commands.experiments import PLAIN, TINY, run, train
 from layouts import make_folder, make_manifest
-
-from tapetum.runs.checkpoints import read_checkpoint
 
 
 def fingerprints(directory):

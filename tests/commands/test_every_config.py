@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from layouts import make_cifake, make_folder, make_manifest
-
 from tapetum.commands.check import explain
 from tapetum.config.compose import compose
 from tapetum.config.groups import groups, option_names
 from tapetum.config.overrides import prepare
+
+from layouts import make_cifake, make_folder, make_manifest
 
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {("model", "timm_backbone"): ["model.net.name=test_resnet.r160_in1k"]}
@@ -57,7 +57,6 @@ def test_every_option_composes_and_fits(data, group, option):
 @pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))
 def test_an_accelerator_that_is_not_there_is_said(data, option):
     import torch
-
     from tapetum.errors import ConfigError
 
     if option == "mps" or not torch.cuda.is_available():
@@ -113,7 +112,13 @@ def changed(key: str, value: Any) -> str | None:
 def snapshot(*overrides: str) -> str:
     """Everything that is built from a config, as text: plan, network, losses, partials, callbacks, data."""
     from tapetum.config.build import build
-    from tapetum.runs.building import build_datamodule, build_index, build_module, build_network_on_meta, class_counts
+    from tapetum.runs.building import (
+        build_datamodule,
+        build_index,
+        build_module,
+        build_network_on_meta,
+        class_counts,
+    )
 
     composed = compose(prepare(list(overrides), multirun=False))
     config = composed.config

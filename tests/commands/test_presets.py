@@ -1,4 +1,4 @@
-"""Every optimizer, schedule, augmentation, callback and debug preset trains, and does what its first line says."""
+"""Every optimizer, schedule, augmentation, callback and debug preset trains, and does what it says."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from itertools import product
 
 import pytest
-import torch
-from commands.experiments import PLAIN, run, runs, tiny, train
-
 import tapetum
+import torch
 from tapetum.config.groups import option_names
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.history import read_history
+
+from commands.experiments import PLAIN, run, runs, tiny, train
 
 STEPS = 6  # an epoch of 48 images in batches of 8
 
@@ -33,7 +33,9 @@ def rates(made):
 SCHEDULES = {  # rate of the steps 0 … 11 as a share of the way from the floor 1e-6 to the peak
     "constant": lambda k: 1.0,
     "step": lambda k: 1.0,
-    "cosine": lambda k: (k + 1) / 7 - 1e-4 * (6 - k) / 7 if k < 6 else (1 + math.cos(math.pi * (k - 6) / 6)) / 2,
+    "cosine": lambda k: (
+        (k + 1) / 7 - 1e-4 * (6 - k) / 7 if k < 6 else (1 + math.cos(math.pi * (k - 6) / 6)) / 2
+    ),
     "linear": lambda k: (k + 1) / 7 - 1e-4 * (6 - k) / 7 if k < 6 else 1 - (k - 6) / 6,
     "plateau": lambda k: 1.0,
 }
@@ -121,7 +123,9 @@ def test_swa_tests_and_keeps_the_average_of_the_last_epochs(folder, tmp_path, ca
 
 
 def test_the_learning_rate_finder_decides_the_rate_that_is_used(folder, tmp_path, capsys):
-    made = train(folder, tmp_path, "callbacks=lr_finder", "scheduler=constant", "callbacks.lr_finder.max_lr=1")
+    made = train(
+        folder, tmp_path, "callbacks=lr_finder", "scheduler=constant", "callbacks.lr_finder.max_lr=1"
+    )
     found = json.loads((made / "found.json").read_text())["optimizer.lr"]
     assert 1e-6 < found < 1
     assert f"found optimizer.lr={found:.4g}" in capsys.readouterr().out
@@ -170,7 +174,11 @@ def test_the_profiler_writes_into_the_run_and_says_where(folder, tmp_path, capsy
 
 
 def test_limit_is_two_epochs_of_a_handful_of_batches(folder, tmp_path):
-    words = [word for word in tiny(folder, tmp_path, "debug=limit", "data.batch_size=4") if "max_epochs" not in word]
+    words = [
+        word
+        for word in tiny(folder, tmp_path, "debug=limit", "data.batch_size=4")
+        if "max_epochs" not in word
+    ]
     assert run("train", *words) == 0
     (made,) = runs(tmp_path)
     assert (figures(made)["run/epochs"], figures(made)["run/steps"]) == (2, 10)

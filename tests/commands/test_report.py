@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from commands.experiments import run, runs, tiny, train
 
 
@@ -41,7 +42,10 @@ def test_runs_stand_side_by_side(finished, folder, tmp_path, monkeypatch, capsys
 
 def test_what_is_neither_run_nor_sweep_is_refused(tmp_path, capsys):
     assert run("report", str(tmp_path)) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path} is neither a run (config.yaml) nor a sweep (sweep.yaml)\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path} is neither a run (config.yaml) nor a sweep (sweep.yaml)\n"
+    )
     assert run("report", str(tmp_path / "nothing")) == 1
     assert f"no directory {tmp_path / 'nothing'}" in capsys.readouterr().err
     assert run("report") == 1

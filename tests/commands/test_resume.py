@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tapetum.runs.checkpoints import read_checkpoint
+
 from commands.experiments import run, runs, tiny, train
 from layouts import make_folder, make_image
-
-from tapetum.runs.checkpoints import read_checkpoint
 
 
 @pytest.fixture
@@ -74,7 +74,9 @@ def test_a_changed_index_is_refused(tmp_path, capsys):
     make_image(data / "train" / "real" / "new.jpg", generated=False, seed=1)
     (made / "metrics.json").unlink()
     assert run("train", *tiny(data, tmp_path / "out", f"resume={made}")) == 1
-    assert f"the data changed since {made / 'checkpoints' / 'last.ckpt'} was written" in capsys.readouterr().err
+    assert (
+        f"the data changed since {made / 'checkpoints' / 'last.ckpt'} was written" in capsys.readouterr().err
+    )
 
 
 def test_resume_needs_a_run(folder, tmp_path, capsys):
@@ -86,14 +88,23 @@ def test_resume_needs_a_run(folder, tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["run", "ckpt"])
 def test_weights_start_a_new_run_and_say_what_matched(finished, folder, tmp_path, capsys, kind):
     source = finished if kind == "run" else finished / "checkpoints" / "last.ckpt"
-    made = train(folder, tmp_path, f"weights={source}", "model.net.hidden=8", "optimizer.lr=1e-12", "scheduler=constant")
+    made = train(
+        folder,
+        tmp_path,
+        f"weights={source}",
+        "model.net.hidden=8",
+        "optimizer.lr=1e-12",
+        "scheduler=constant",
+    )
     said = capsys.readouterr().out
     which = "best" if kind == "run" else "last"
     own = read_checkpoint(finished / "checkpoints" / f"{which}.ckpt")["state_dict"]
     new = read_checkpoint(made / "checkpoints" / "last.ckpt")["state_dict"]
     matching = [name for name in new if name in own and own[name].shape == new[name].shape]
     assert 0 < len(matching) < len(new)
-    assert f"weights: {len(matching)} of {len(new)} tensors from {finished / 'checkpoints' / which}.ckpt" in said
+    assert (
+        f"weights: {len(matching)} of {len(new)} tensors from {finished / 'checkpoints' / which}.ckpt" in said
+    )
     assert "weights not in the file:" in said.replace("\n", " ")
     name = next(name for name in matching if new[name].ndim == 4)
     assert torch.allclose(new[name], own[name], atol=1e-8)

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from commands.experiments import runs, tiny, train
-from layouts import make_cifake, make_folder, make_manifest
 from sklearn import metrics as sk
-
 from tapetum.commands import train as training
 from tapetum.config.compose import compose
 from tapetum.config.overrides import prepare
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.history import read_history
+
+from commands.experiments import runs, tiny, train
+from layouts import make_cifake, make_folder, make_manifest
 
 
 def figures(run_directory):
@@ -34,9 +34,9 @@ def predictions(run_directory, split):
 def test_a_run_leaves_every_file_of_its_record(finished):
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {
-        "config.yaml", "command.txt", "environment.json", "train.log", "metrics.csv", "metrics.json", "notes.json",
-        "checkpoints/best.ckpt", "checkpoints/best.json", "checkpoints/last.ckpt", "checkpoints/last.json",
-        "predictions/val.parquet", "predictions/test.parquet", "report/index.html",
+        "config.yaml", "command.txt", "environment.json", "train.log", "metrics.csv", "metrics.json",
+        "notes.json", "checkpoints/best.ckpt", "checkpoints/best.json", "checkpoints/last.ckpt",
+        "checkpoints/last.json", "predictions/val.parquet", "predictions/test.parquet", "report/index.html",
     }  # fmt: skip
     assert expected <= files
     assert all(name in expected or re.fullmatch(r"report/[\w-]+\.png", name) for name in files)
@@ -201,7 +201,9 @@ def test_accumulation_counts_in_the_effective_batch(folder, tmp_path, capsys):
 def test_other_layouts_train(tmp_path, layout):
     make = {"manifest": make_manifest, "cifake": make_cifake}[layout]
     data = make(tmp_path / "data")
-    made = train(data, tmp_path / "out", f"data={layout}", "data.val_fraction=0.25", f"paths.cache={tmp_path}")
+    made = train(
+        data, tmp_path / "out", f"data={layout}", "data.val_fraction=0.25", f"paths.cache={tmp_path}"
+    )
     found = figures(made)
     assert math.isfinite(found["test/auroc"])
     if layout == "manifest":
@@ -266,5 +268,3 @@ def test_several_losses_add_up_by_their_weights(folder, tmp_path):
 def test_two_outputs_and_cross_entropy_train(folder, tmp_path):
     target = "model.loss._target_=tapetum.modules.losses.CrossEntropy"
     assert "test/auroc" in figures(train(folder, tmp_path, "model.net.classes=2", target))
-
-

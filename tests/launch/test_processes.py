@@ -1,0 +1,65 @@
+"""Two gloo processes through torchrun: one run directory, every image once, the weights of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tapetum.errors import ConfigError
+from tapetum.launch.processes import world_size
+from tapetum.runs.checkpoints import read_checkpoint
+
+from commands.experiments import HERE, PLAIN, runs, tiny
+from layouts import make_folder
+
+
+def train(data, outputs, *more):
+    words = [
+        *tiny(data, outputs, *PLAIN, "trainer.max_epochs=2", "optimizer.lr=0.05", "optimizer=sgd"),
+        *more,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-m", "tapetum", "train", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = runs(outputs)
+    return made, done.stdout
+
+
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
+    # 9 images a class: an epoch that two ranks share unevenly, evaluation splits of an odd number
+    data = make_folder(tmp_path / "data", splits={"train": 16, "val": 5, "test": 3})
+    (data / "val" / "real" / "0000.jpg").unlink()
+    one, _ = train(data, tmp_path / "one", "data.batch_size=8")
+    two, said = train(data, tmp_path / "two", "data.batch_size=4", "accelerator=cpu_ddp")
+    assert "2 processes, effective batch 8" in said
+    assert said.count("effective batch") == 1
+    expected = read_checkpoint(one / "checkpoints" / "last.ckpt")
+    reached = read_checkpoint(two / "checkpoints" / "last.ckpt")
+    assert expected["global_step"] == reached["global_step"] == 8
+    for name, value in expected["state_dict"].items():
+        assert torch.allclose(reached["state_dict"][name], value, atol=1e-6, rtol=0), name
+    for split, count in (("val", 9), ("test", 6)):
+        table = pq.read_table(two / "predictions" / f"{split}.parquet")
+        assert len(set(table["path"].to_pylist())) == len(table) == count
+    figures = [json.loads((made / "metrics.json").read_text()) for made in (one, two)]
+    for name in ("val/auroc", "best/val/auroc", "test/nll", "run/steps"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-5), name
+    assert (two / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(("devices", "processes"), [(1, 1), (2, 2), ([0, 1, 2], 3), ("auto", 1), (-1, 1)])
+def test_world_size_counts_processes(devices, processes):
+    assert world_size({"devices": devices, "num_nodes": 1, "accelerator": "cpu"}) == processes
+
+
+def test_several_machines_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"trainer\.num_nodes=2: one machine is what can be launched so far"
+    ):
+        world_size({"devices": 1, "num_nodes": 2, "accelerator": "cpu"})

@@ -37,9 +37,9 @@ def load(
 ) -> Predictor:
     """The model of a run or checkpoint, ready to predict.
 
-    device: where it runs; None takes cuda, then mps, then cpu. allow_targets: packages of yours that the run was
-    built from; a checkpoint can't allow them itself. Raises CheckpointError for a damaged, pickled or foreign
-    file, ConfigError for a `_target_` that is not allowed.
+    device: where it runs; None takes cuda, then mps, then cpu. allow_targets: packages of yours that the
+    run was built from; a checkpoint can't allow them itself. Raises CheckpointError for a damaged, pickled
+    or foreign file, ConfigError for a `_target_` that is not allowed.
     """
     loaded = load_module(run_or_file, which, allow=allow_targets)
     chosen = torch.device(device) if device is not None else best_device()

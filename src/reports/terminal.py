@@ -22,9 +22,9 @@ def metrics_table(
 ) -> Table:
     """Metrics as one row a name and one column a split, the figure that chose the checkpoint marked with `*`.
 
-    metrics: flat, `val/auroc`, `test/accuracy`, as in metrics.json; NaN prints as `undefined`. Generators have a
-    table of their own (`generator_table`), and what concerns the run a line (`run_line`).
-    monitor: the figure that chose the checkpoint. intervals: 95 % bounds under the same names as metrics.
+    metrics: flat, `val/auroc`, `test/accuracy`, as in metrics.json; NaN prints as `undefined`. Generators
+    have a table of their own (`generator_table`), and what concerns the run a line (`run_line`). monitor:
+    the figure that chose the checkpoint. intervals: 95 % bounds under the same names as metrics.
     """
     rows, found = by_split(metrics)
     splits = [split for split in found if split != "run"]
@@ -50,7 +50,7 @@ def metrics_table(
 
 
 def generator_table(metrics: Mapping[str, float], split: str = "test") -> Table | None:
-    """One row a generator and one column a figure, with their mean and minimum below; None where there is none."""
+    """One row a generator and one column a figure, mean and minimum below; None without generators."""
     prefix = f"{split}/generator/"
     names = sorted({key.removeprefix(prefix).rpartition("/")[0] for key in metrics if key.startswith(prefix)})
     if not names:

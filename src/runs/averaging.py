@@ -15,15 +15,17 @@ from ..errors import ConfigError
 class EMA(WeightAveraging):
     """After optimizer step t the average moves by 1 − min(decay, (1 + t) / (10 + t)) towards the weights.
 
-    With a constant decay, as Lightning's EMAWeightAveraging has it, the random weights of the start make up a third
-    of the average after 1,000 steps at 0.999; a decay that rises forgets them at once (the schedule of TensorFlow's
-    ExponentialMovingAverage). The average is what is validated, kept and tested; buffers (the statistics of batch
-    normalisation) are averaged too. Raises ConfigError for a decay outside [0, 1).
+    With a constant decay, as Lightning's EMAWeightAveraging has it, the random weights of the start make up
+    a third of the average after 1,000 steps at 0.999; a decay that rises forgets them at once (the schedule
+    of TensorFlow's ExponentialMovingAverage). The average is what is validated, kept and tested; buffers
+    (the statistics of batch normalisation) are averaged too. Raises ConfigError for a decay outside [0, 1).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0.0 <= decay < 1.0:
-            raise ConfigError(f"callbacks.ema.decay={decay} must lie in [0, 1): 0.999 averages about 1,000 steps")
+            raise ConfigError(
+                f"callbacks.ema.decay={decay} must lie in [0, 1): 0.999 averages about 1,000 steps"
+            )
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self.decay = decay
         self._towards = 1.0

@@ -1,4 +1,4 @@
-"""From a config to its objects: index, network, module, data. Everything that trains, checks or loads builds here."""
+"""From a config to its objects: index, network, module, data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.M
         node["pretrained"] = False
     net = build(node, allow=config["allow_targets"])
     if not isinstance(net, nn.Module):
-        raise ConfigError(f"model.net._target_={node['_target_']} is not a torch module but {type(net).__name__}")
+        raise ConfigError(
+            f"model.net._target_={node['_target_']} is not a torch module but {type(net).__name__}"
+        )
     if not hasattr(net, "input_spec"):
         raise ConfigError(
             f"model.net._target_={node['_target_']} has no input_spec: give the network an attribute "
@@ -58,7 +60,7 @@ def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.M
 def build_module(
     config: Mapping[str, Any], net: nn.Module, *, class_counts: list[int] | None = None, train: bool = True
 ) -> lightning.LightningModule:
-    """The task's LightningModule around a network; without optimizer and schedule where it will only predict."""
+    """The task's LightningModule around a network; no optimizer and schedule where it only predicts."""
     node = {key: value for key, value in config["model"].items() if key != "net"}
     allow = config["allow_targets"]
     fits = train and config["model"]["fit"]
@@ -80,7 +82,10 @@ def build_module(
 
 
 def build_datamodule(
-    config: Mapping[str, Any], index: Index, module: lightning.LightningModule, progress: Progress | None = None
+    config: Mapping[str, Any],
+    index: Index,
+    module: lightning.LightningModule,
+    progress: Progress | None = None,
 ) -> Any:
     """The task's LightningDataModule over an Index, fed as the module's network wants it."""
     node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}

@@ -29,7 +29,7 @@ class Loaded:
 
 
 def checkpoint_file(run_or_file: str | Path, which: Which = "best") -> Path:
-    """The checkpoint of a run's directory, or the file itself; `best` falls back on nothing: it must exist."""
+    """The checkpoint of a run's directory, or the file itself; a `best` that is gone is an error."""
     path = Path(run_or_file)
     if path.suffix == ".ckpt":
         return path
@@ -39,9 +39,7 @@ def checkpoint_file(run_or_file: str | Path, which: Which = "best") -> Path:
     return run.checkpoint(which)
 
 
-def load_module(
-    run_or_file: str | Path, which: Which = "best", *, allow: Sequence[str] = ()
-) -> Loaded:
+def load_module(run_or_file: str | Path, which: Which = "best", *, allow: Sequence[str] = ()) -> Loaded:
     """Rebuild the module of a run or checkpoint with its weights, ready to predict.
 
     Nothing is downloaded unless frozen pretrained weights, which a checkpoint does not repeat, have to be.
@@ -63,7 +61,11 @@ def load_module(
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The network's own entries of a checkpoint's state dict, without the module's prefix."""
-    return {key.removeprefix("net."): value for key, value in checkpoint["state_dict"].items() if key.startswith("net.")}
+    return {
+        key.removeprefix("net."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("net.")
+    }
 
 
 def load_network(net: nn.Module, weights: dict[str, Any], file: Path) -> None:

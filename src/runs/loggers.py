@@ -10,8 +10,10 @@ from ..errors import ConfigError
 
 
 def tensorboard(directory: Path) -> Logger:
-    """Event files in `<run>/tensorboard`; ConfigError with the line to type where TensorBoard is not installed."""
+    """Event files in `<run>/tensorboard`; ConfigError with the line to type without TensorBoard."""
     try:
         return TensorBoardLogger(save_dir=directory, name="tensorboard", version="")
     except ModuleNotFoundError as error:
-        raise ConfigError("logger=tensorboard needs a package: type pip install 'tapetum[tensorboard]'") from error
+        raise ConfigError(
+            "logger=tensorboard needs a package: type pip install 'tapetum[tensorboard]'"
+        ) from error

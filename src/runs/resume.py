@@ -1,8 +1,8 @@
 """Going on where a run stopped, bit by bit the same.
 
-What a step draws is derived from (seed, epoch, index); what remains is the state of torch's generators (dropout),
-which travels in the checkpoint. A resumed run must be the same run: only how long it lasts, where it runs and who
-is told may differ.
+What a step draws is derived from (seed, epoch, index); what remains is the state of torch's generators
+(dropout), which travels in the checkpoint. A resumed run must be the same run: only how long it lasts,
+where it runs and who is told may differ.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ class GeneratorState(Callback):
 
 
 def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, Path] | None:
-    """The run and checkpoint that `resume=auto|<run>|<checkpoint>` means; None where auto finds nothing to resume.
+    """The run and checkpoint that `resume=auto|<run>|<checkpoint>` means; None where auto finds nothing to
+    resume.
 
-    Raises ConfigError naming every key that differs from the run's own config and may not, and TapetumError where
-    the run has no checkpoint yet.
+    Raises ConfigError naming every key that differs from the run's own config and may not, and TapetumError
+    where the run has no checkpoint yet.
     """
     if resume == "auto":
         outputs = Path(config["paths"]["outputs"])
@@ -88,8 +89,8 @@ def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, 
     if changed:
         raise ConfigError(
             [
-                f"{key}={new!r}, but the run that resume={resume} continues has {old!r}: leave it as it was, or start "
-                f"a new run from its weights with weights={resume}"
+                f"{key}={new!r}, but the run that resume={resume} continues has {old!r}: leave it as it was, "
+                f"or start a new run from its weights with weights={resume}"
                 for key, (old, new) in changed.items()
             ]
         )
@@ -126,7 +127,8 @@ def check_index(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
     before = loaded["tapetum"]["metadata"]["index"]
     if before != fingerprint:
         raise TapetumError(
-            f"the data changed since {checkpoint} was written (index {before} then, {fingerprint} now), and a resumed "
-            f"run must see the same images: bring the files back, or start a new run with weights={checkpoint}"
+            f"the data changed since {checkpoint} was written (index {before} then, {fingerprint} now), and "
+            f"a resumed run must see the same images: bring the files back, or start a new run with "
+            f"weights={checkpoint}"
         )
     return loaded

@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory):
 
 
 def plan(*overrides: str) -> dict[str, Any]:
-    tiny = [] if any(one.startswith("data=") or one.startswith("experiment=") for one in overrides) else TINY
+    tiny = [] if any(one.startswith(("data=", "experiment=")) for one in overrides) else TINY
     return explain(compose(prepare([*tiny, *overrides], multirun=False)))
 
 
@@ -91,7 +91,12 @@ def own_keys(experiment: str) -> list[tuple[str, Any]]:
     return found
 
 
-OTHER = {"train.monitor": "val/f1", "train.mode": None, "model.net.pretrained": "false", "trainer.precision": "bf16-mixed"}
+OTHER = {
+    "train.monitor": "val/f1",
+    "train.mode": None,
+    "model.net.pretrained": "false",
+    "trainer.precision": "bf16-mixed",
+}
 
 
 def changed(key: str, value: Any) -> str | None:
@@ -127,7 +132,14 @@ def snapshot(*overrides: str) -> str:
     module = build_module(config, net, class_counts=class_counts(index))
     datamodule = build_datamodule(config, index, module)
     callbacks = [
-        build(node, **({"directory": Path("x"), "monitor": module.monitor, "mode": module.mode} if name == "checkpoint" else {}))
+        build(
+            node,
+            **(
+                {"directory": Path("x"), "monitor": module.monitor, "mode": module.mode}
+                if name == "checkpoint"
+                else {}
+            ),
+        )
         for name, node in config["callbacks"].items()
         if node is not None
     ]

@@ -1,4 +1,4 @@
-"""A user's callback that ends its own process without a chance to clean up; imported by the runs under test."""
+"""A user's callback that ends its own process without a chance to clean up."""
 
 import os
 import signal

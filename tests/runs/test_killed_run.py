@@ -9,22 +9,24 @@ import sys
 from pathlib import Path
 
 import torch
-from layouts import make_folder
-
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.history import read_history
+
+from layouts import make_folder
 
 HERE = Path(__file__).parent
 
 
-def run(tmp_path: Path, outputs: str, *more: str, kill_at: int | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    tmp_path: Path, outputs: str, *more: str, kill_at: int | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "tapetum", "train", "model=timm_backbone", "model.net.name=test_resnet.r160_in1k",
-        "model.net.size=32", "model.net.hidden=16", "data=folder", f"data.root={tmp_path / 'data'}",
-        "data.batch_size=8", "data.num_workers=2", "trainer.accelerator=cpu", "trainer.max_epochs=3",
-        "trainer.log_every_n_steps=3", "augment=product_photo", "callbacks.checkpoint.every_n_steps=2",
-        "allow_targets=[kill_callback]", "+callbacks.kill._target_=kill_callback.KillAt",
-        f"paths.outputs={tmp_path / outputs}", *more,
+        sys.executable, "-m", "tapetum", "train", "model=timm_backbone",
+        "model.net.name=test_resnet.r160_in1k", "model.net.size=32", "model.net.hidden=16", "data=folder",
+        f"data.root={tmp_path / 'data'}", "data.batch_size=8", "data.num_workers=2",
+        "trainer.accelerator=cpu", "trainer.max_epochs=3", "trainer.log_every_n_steps=3",
+        "augment=product_photo", "callbacks.checkpoint.every_n_steps=2", "allow_targets=[kill_callback]",
+        "+callbacks.kill._target_=kill_callback.KillAt", f"paths.outputs={tmp_path / outputs}", *more,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(HERE), "KILL_AT_STEP": str(kill_at)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -53,7 +55,11 @@ def test_killed_run_resumes_to_identical_weights(tmp_path):
     assert reached["global_step"] == expected["global_step"] == 15
     for name, value in expected["state_dict"].items():
         assert torch.equal(reached["state_dict"][name], value), name
-    assert [row["step"] for row in read_history(directory / "metrics.csv") if "train/loss" in row] == [5, 10, 15]
+    assert [row["step"] for row in read_history(directory / "metrics.csv") if "train/loss" in row] == [
+        5,
+        10,
+        15,
+    ]
     histories = [
         [
             (row["epoch"], row["train/loss"])

@@ -62,8 +62,14 @@ def test_every_requirement_is_pinned_once_and_within_its_range():
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The built wheel; built from a copy, so that no build product is left in the checkout."""
     tree = tmp_path_factory.mktemp("tree")
-    for name in ("src", "conf", "hydra_plugins"):
-        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    # Only what git knows: a file that an ignore rule swallows is in nobody's clone.
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src", "conf", "hydra_plugins"]
+    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
+    for name in (REPOSITORY / one for one in names):
+        if name.is_file():
+            copied = tree / name.relative_to(REPOSITORY)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, copied)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tree / name)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tree / "dist")]

@@ -39,6 +39,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     Raises ConfigError with all problems of both phases.
     """
     check_config(composed, need_files=False)
+    from ..indexes.walk import MissingFolder
     from ..modules.detection import with_geometry
     from ..runs.building import build_index, build_network_on_meta, class_counts, parameter_counts
     from .memory import estimate
@@ -68,9 +69,13 @@ def explain(composed: Composed) -> dict[str, Any]:
     }
     try:
         index = build_index(config)
-    except TapetumError as error:
+    except MissingFolder as error:
         plan["data"] = f"unknown: needs {config['data']['root']} ({str(error).splitlines()[0]})"
         steps: Any = "unknown: needs the data"
+    except ConfigError:
+        raise
+    except TapetumError as error:
+        raise ConfigError(str(error)) from error
     else:
         problems = index_problems(config, index)
         if problems:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import prepare
 from ..errors import ConfigError, DataError, TapetumError
+
+if TYPE_CHECKING:
+    from ..indexes.table import Index
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,6 +56,8 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
                 f"{one} would change the run's model: evaluate RUN takes data=…, data.key=…, accelerator=…, "
                 "trainer.precision=… and allow_targets=[…] only"
             )
+    if "data.val_fraction" in keys:
+        raise ConfigError("data.val_fraction: evaluate sets nothing aside; it takes the test split as it is")
     swaps = "data" in keys
     keeps = [one for one, key in zip(overrides, keys, strict=True) if key.startswith("data.") and not swaps]
     other = compose(prepare([one for one in overrides if one not in keeps], multirun=False))
@@ -75,7 +80,8 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
             loaded.module,
             directory,
             title=f"{config['name']} on {name}",
-            threshold=_threshold(own.path),
+            threshold=own.read_metrics().get("val/threshold"),
+            trained_on=str(loaded.metadata["index"]),
         )
 
 
@@ -98,18 +104,25 @@ def evaluate_weights(overrides: Sequence[str]) -> Path:
         )
     net = build_network(config)
     if config["weights"]:
-        start_from(net, config["weights"])
+        start_from(net, config["weights"], strict=True)
     module = build_module(config, net, train=False)
     directory = Path(config["paths"]["outputs"]) / config["task"] / config["name"] / stamp()
-    return _evaluate(config, module, directory, title=config["name"], threshold=None)
+    return _evaluate(config, module, directory, title=config["name"], threshold=None, trained_on=None)
 
 
 def _evaluate(
-    config: dict[str, Any], module: Any, directory: Path, *, title: str, threshold: float | None
+    config: dict[str, Any],
+    module: Any,
+    directory: Path,
+    *,
+    title: str,
+    threshold: float | None,
+    trained_on: str | None,
 ) -> Path:
+    """Predict, judge and report; on the Index that the run was trained on, its validation split, too."""
     import sys
 
-    from ..runs.building import build_datamodule, build_index
+    from ..runs.building import build_datamodule
     from ..runs.directory import RunDirectory, create_run, write_json
     from ..runs.environment import environment
     from .console import console, progress_to
@@ -120,15 +133,8 @@ def _evaluate(
     problems = hardware_problems(config["trainer"])
     if problems:
         raise ConfigError(problems)
-    index = build_index(config)
+    index, splits = _judged(config, trained_on)
     data = build_datamodule(config, index, module, progress_to(console, "decoding"))
-    splits = [split for split in ("val", "test") if len(index.rows(split))]
-    if not splits:
-        raise DataError(
-            f"{config['data']['root']} has neither a val nor a test split to evaluate on: name the images "
-            f"with "
-            "data.roots.test=DIR"
-        )
     try:
         predictions = infer(module, data, splits, trainer=config["trainer"])
     except (RuntimeError, MemoryError) as error:
@@ -137,13 +143,35 @@ def _evaluate(
     run.checkpoints.rmdir()
     run.command.write_text(" ".join(sys.argv) + "\n")
     write_json(run.environment, environment())
-    metrics = figures(predictions, threshold=threshold)
+    metrics = figures(predictions, threshold=threshold, fit=False)
     write_notes(run, index, data.bad)
     write_results(run, predictions, metrics)
     page = report_run(run, index.roots)
     show(metrics, monitor=None, title=title, console=console)
     console.print(f"written {directory}\nreport  {page}", highlight=False, soft_wrap=True)
     return directory
+
+
+def _judged(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list[str]]:
+    """The Index and the splits of it that are judged.
+
+    On the Index that a run was trained on: its val, which chose, and its test. On any other data nothing is
+    set aside: the test split, or every image where there is none.
+    """
+    from ..runs.building import build_index
+
+    index = build_index(config)
+    if index.fingerprint == trained_on:
+        splits = [split for split in ("val", "test") if len(index.rows(split))]
+        if not splits:
+            raise DataError(
+                f"{config['data']['root']} has nothing but the images that the run was trained on: name "
+                f"others with data=folder data.root=DIR"
+            )
+        return index, splits
+    config["data"] = {**config["data"], "val_fraction": 0.0}
+    index = build_index(config)
+    return (index if len(index.rows("test")) else index.all_as("test")), ["test"]
 
 
 def _merged(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -155,11 +183,3 @@ def _merged(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     assert isinstance(merged, dict), "a mapping was merged"
     result: dict[str, Any] = merged["data"]
     return result
-
-
-def _threshold(run: Path) -> float | None:
-    """The threshold that the run fitted on its own validation split."""
-    import json
-
-    file = run / "metrics.json"
-    return json.loads(file.read_text()).get("val/threshold") if file.is_file() else None

@@ -74,10 +74,12 @@ class _FirstBatches:
         return islice(iter(self.loader), self.count)
 
 
-def figures(predictions: Mapping[str, pa.Table], *, threshold: float | None = None) -> dict[str, float]:
-    """Flat metrics of every split; the threshold, given or fitted on validation, is used on test."""
+def figures(
+    predictions: Mapping[str, pa.Table], *, threshold: float | None = None, fit: bool = True
+) -> dict[str, float]:
+    """Flat metrics of every split; on test also at the threshold, given or (`fit`) fitted on val."""
     metrics: dict[str, float] = {}
-    if threshold is None:
+    if threshold is None and fit:
         threshold = fitted_threshold(predictions.get("val"))
     for split, table in predictions.items():
         for name, value in evaluate(table, threshold=threshold if split == "test" else None).items():
@@ -135,7 +137,7 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
     from ..reports.run import RunReport, write_report
 
     config = run.read_config()
-    metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
+    metrics = run.read_metrics()
     predictions = {
         split: read_predictions(run.predictions(split))
         for split in ("val", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,17 @@ from ..errors import TapetumError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Execute a prepared run; the exit code."""
+    """Execute a prepared run, on as many processes as its config asks for; the exit code."""
+    from ..launch.processes import torchrun, world_size
     from ..runs.directory import open_run
     from .train import execute
 
     if len(arguments) not in (1, 2):
         raise TapetumError("tapetum job is started by a launcher: tapetum job RUN [CHECKPOINT]")
     run = open_run(arguments[0])
-    execute(run, run.read_config(), checkpoint=Path(arguments[1]) if len(arguments) == 2 else None)
+    config, checkpoint = run.read_config(), Path(arguments[1]) if len(arguments) == 2 else None
+    if world_size(config["trainer"]) > 1 and "LOCAL_RANK" not in os.environ:
+        torchrun(run, config["trainer"], checkpoint)
+    else:
+        execute(run, config, checkpoint=checkpoint)
     return 0

@@ -13,10 +13,22 @@ import torch
 from torch import nn
 
 from ..config.check import check_imported
+from ..datamodules.detection import labels
 from ..errors import ConfigError, TapetumError
 from ..indexes.table import Index
 from ..modules.detection import with_geometry
 from ..runs.building import build_index, build_network_on_meta, parameter_counts
+
+_OF_BOTH_CLASSES = (
+    "auroc",
+    "ap",
+    "balanced_accuracy",
+    "f1",
+    "precision",
+    "recall",
+    "real_accuracy",
+    "fake_accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -39,16 +51,23 @@ class Preflight:
             monitor = None
             limits.append(
                 "There is no validation split (data.val_fraction=0 and none on the disk): no best "
-                "checkpoint is "
-                "chosen, nothing stops early, no threshold is fitted; the last weights are what is tested."
+                "checkpoint is chosen, nothing stops early, no threshold is fitted; the last weights are "
+                "what is tested."
             )
         elif config["model"]["fit"] and config["trainer"].get("limit_val_batches") == 0:
             monitor = None
             limits.append(
                 "Validation is switched off (trainer.limit_val_batches=0): no best checkpoint is chosen, "
-                "nothing "
-                "stops early, no threshold is fitted; the last weights are what is tested."
+                "nothing stops early, no threshold is fitted; the last weights are what is tested."
             )
+        for split in ("val", "test"):
+            limit = config["trainer"].get(f"limit_{split}_batches")
+            whole = limit is None or (isinstance(limit, float) and limit == 1.0)
+            if limit and not whole:
+                limits.append(
+                    f"Only a part of {split} was looked at (trainer.limit_{split}_batches={limit}): its "
+                    f"figures are not those of the split."
+                )
         if not len(index.rows("test")):
             limits.append("There is no test split: no figure is free of choices made on the same images.")
         return cls(index, monitor, limits)
@@ -56,7 +75,8 @@ class Preflight:
 
 def preflight(config: Mapping[str, Any]) -> Preflight:
     """Everything that can be known before an image is decoded; one ConfigError with all problems."""
-    problems = [*hardware_problems(config["trainer"]), *network_problems(config)]
+    problems = hardware_problems(config["trainer"]) or trainer_problems(config["trainer"])
+    problems += network_problems(config)
     index: Index | None = None
 
     def build() -> None:
@@ -98,8 +118,16 @@ def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
     if config["model"]["fit"] and not len(index.rows("train")):
         problems.append(
             f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it "
-            f"images "
-            f"(data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
+            f"images (data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
+        )
+    monitor = config["train"]["monitor"]
+    validation = labels(index)[index.rows("val")]
+    one_class = len(validation) > 0 and validation.min() == validation.max()
+    if config["model"]["fit"] and one_class and monitor.removeprefix("val/") in _OF_BOTH_CLASSES:
+        problems.append(
+            f"the val split has images of one class only ({len(validation)}, all "
+            f"{index.class_name(validation[0])}), where train.monitor={monitor} is not defined: type "
+            f"train.monitor=val/loss train.mode=min, or set more aside with data.val_fraction=0.2"
         )
     schedule = str((config["scheduler"] or {}).get("_target_", ""))
     follows = schedule.endswith((".ReduceLROnPlateau", ".plateau"))
@@ -112,9 +140,24 @@ def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
     return problems
 
 
+def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
+    """What Lightning's Trainer itself refuses, in its own words."""
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from .train import quiet_lightning
+
+    try:
+        with quiet_lightning():
+            lightning.Trainer(**{**trainer, "profiler": None}, logger=False)
+    except (MisconfigurationException, ValueError, TypeError, AttributeError) as error:
+        return [f"trainer: {str(error).splitlines()[0]}"]
+    return []
+
+
 def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
     """Accelerators, device counts and precisions that this machine lacks."""
-    problems = []
+    problems: list[str] = []
     accelerator, devices, precision = trainer["accelerator"], trainer["devices"], str(trainer["precision"])
     cuda, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
     on_cuda = accelerator in ("cuda", "gpu") or (accelerator == "auto" and cuda > 0)

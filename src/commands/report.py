@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +76,7 @@ def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
 
     run = RunDirectory(path)
     config = run.read_config()
-    metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
+    metrics = run.read_metrics()
     bounds: dict[str, Interval] = {}
     for split in ("val", "test"):
         if run.predictions(split).is_file():

@@ -23,6 +23,10 @@ def sweep(arguments: Sequence[str]) -> int:
     if multirun and len(flags) > 1:
         raise ConfigError(f"-m runs a sweep and goes with no other flag: leave out {' '.join(flags[1:])}")
     overrides = prepare(words, multirun=multirun)
+    if multirun and any(one.lstrip("+").startswith("resume=") for one in overrides):
+        raise ConfigError(
+            "resume= goes on with one run; a sweep's job is resumed by itself: resume=SWEEP/NUMBER"
+        )
     directory = _directory(overrides)
     if multirun:
         overrides.append(f"hydra.sweep.dir='{directory}'")

@@ -220,8 +220,18 @@ class _Wired:
         if self.stop.received is not None:  # in the last validation, behind which no step looks for it
             raise InterruptedRunError(f"stopped after the last epoch; to go on, add resume={self.run.path}")
         self._keep_average()
+        self._keep_last()
         for file in self.run.path.glob("*-profile*"):
             log.info("profile %s", file)
+
+    def _keep_last(self) -> None:
+        """`last.ckpt` is the end of the run, whatever the interval at which it was written on the way."""
+        if self.config["trainer"].get("fast_dev_run"):
+            return
+        last = self.run.checkpoints / "last.json"
+        written = json.loads(last.read_text())["step"] if last.is_file() else None
+        if written != self.trainer.global_step:
+            self.trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
 
     def load_best(self) -> dict[str, Any]:
         """Put the chosen weights into the network; the metadata of their checkpoint."""
@@ -354,8 +364,7 @@ _LENGTH = ("max_epochs", "max_steps", "max_time")
 
 def monitored_value(run: RunDirectory, config: Mapping[str, Any]) -> float | None:
     """The best monitored value of a finished run, from its files."""
-    figures = json.loads(run.metrics.read_text())
-    value = figures.get(f"best/{config['train']['monitor']}")
+    value = run.read_metrics().get(f"best/{config['train']['monitor']}")
     return None if value is None else float(value)
 
 

@@ -10,16 +10,16 @@ from torch import nn
 from ..backbones.weights import load_weights
 from ..errors import CheckpointError
 from ..runs.checkpoints import read_checkpoint
-from ..runs.loading import checkpoint_file, network_weights
+from ..runs.loading import checkpoint_file, load_network, network_weights
 
 log = logging.getLogger("tapetum")
 
 
-def start_from(net: nn.Module, weights: str) -> None:
+def start_from(net: nn.Module, weights: str, *, strict: bool = False) -> None:
     """Load what matches by name and shape and say what matched and what did not.
 
-    A published file is loaded strictly; a run's weights may lack parts that the new network has. Raises
-    CheckpointError where nothing matches.
+    A published file is loaded strictly; a run's weights may lack parts that the new network has, unless
+    `strict`: what is not trained further must be whole. Raises CheckpointError where they don't fit.
     """
     path = Path(weights)
     if path.is_file() and path.suffix != ".ckpt":
@@ -28,6 +28,10 @@ def start_from(net: nn.Module, weights: str) -> None:
         return
     file = checkpoint_file(path)
     found = network_weights(read_checkpoint(file))
+    if strict:
+        load_network(net, found, file)
+        log.info("weights: all of %s", file)
+        return
     own = net.state_dict()
     matching = {
         name: value for name, value in found.items() if name in own and own[name].shape == value.shape

@@ -70,8 +70,39 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
     # An attribute may lead out of the package it is reached through: torch.os.system lives in posix.
     if isinstance(home, str) and home.split(".")[0] not in (*_HOMES, *(name.split(".")[0] for name in allow)):
         raise ConfigError(f"_target_={target} is really {home}.{getattr(found, '__name__', '')}, not allowed")
+    ours = (__package__.split(".")[0], *(name.split(".")[0] for name in allow))
+    if target.split(".")[0] not in ours and not _is_a_part(found):
+        raise ConfigError(
+            f"_target_={target} is not a part that an experiment is built from (a module, transform, "
+            f"optimizer, schedule, callback, logger or metric), and running anything else of a library is "
+            f"not allowed: wrap it in a function of your own package and type allow_targets=[your_package]"
+        )
     return found
 
+
+def _is_a_part(found: Any) -> bool:
+    """Whether something of a library is a class of a kind that configs name.
+
+    Libraries also hold functions and classes that run commands or write files, and a checkpoint's config is
+    untrusted input.
+    """
+    return isinstance(found, type) and any(
+        f"{base.__module__}.{base.__qualname__}" in _KINDS for base in found.__mro__
+    )
+
+
+# By name, so that reading a config imports none. Transforms of torchvision and metrics of torchmetrics are
+# modules, too.
+_KINDS = frozenset(
+    {
+        "torch.nn.modules.module.Module",
+        "torch.optim.optimizer.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "lightning.pytorch.callbacks.callback.Callback",
+        "lightning.pytorch.loggers.logger.Logger",
+        "lightning.pytorch.profilers.profiler.Profiler",
+    }
+)
 
 # Packages whose objects the allowed ones re-export.
 _HOMES = (*ALLOWED, "pytorch_lightning", "lightning_fabric", "lightning_utilities")

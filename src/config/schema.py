@@ -167,5 +167,7 @@ METRICS: dict[str, dict[str, str]] = {
         "val/ap": "max",
         "val/real_accuracy": "max",
         "val/fake_accuracy": "max",
+        "train/loss": "min",
+        "train/accuracy": "max",
     }
 }

@@ -46,6 +46,9 @@ def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
         value = _number(config, key)
         if value is not None and value <= 0:
             yield f"{key}={value} must be above 0: type {key}=1e-4"
+    name = config.get("name")
+    if isinstance(name, str) and (not name or "/" in name or "\\" in name or name in (".", "..")):
+        yield f"name={name} becomes a folder of outputs and can't hold slashes: type name=my_experiment"
     fraction = _number(config, "data.val_fraction")
     if fraction is not None and not 0 <= fraction < 1:
         yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -100,6 +100,12 @@ class Index:
         vocabulary = sorted(pc.unique(values).drop_null().to_pylist())
         found = pc.fill_null(pc.index_in(values, pa.array(vocabulary, pa.string()), skip_nulls=True), -1)
         return np.asarray(found.to_numpy(), dtype=np.int64), vocabulary
+
+    def all_as(self, split: Split) -> Index:
+        """The same rows, all of one split: data that was not split, to be judged whole."""
+        place = self.table.column_names.index("split")
+        column = pa.array([split] * len(self), pa.string()).cast(TYPES["split"])
+        return replace(self, table=self.table.set_column(place, "split", column))
 
     def location(self, row: int) -> tuple[Path, str]:
         """(root, relative path) of one row; the path may name a member of a container."""

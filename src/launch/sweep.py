@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import signal
 import subprocess
 import sys
@@ -92,6 +91,6 @@ def run_in_process(run: RunDirectory) -> int:
 
 
 def _value(run: RunDirectory) -> float:
-    figures = json.loads(run.metrics.read_text())
+    figures = run.read_metrics()
     monitor = run.read_config()["train"]["monitor"]
     return float(figures.get(f"best/{monitor}", float("nan")))

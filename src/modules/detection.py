@@ -307,6 +307,9 @@ def with_geometry(net: nn.Module, geometry: Mapping[str, Any]) -> InputSpec:
 
 def _combined(loss: Loss | Sequence[Mapping[str, Any]]) -> Loss:
     if isinstance(loss, Sequence):
+        unknown = sorted({key for term in loss for key in term} - {"loss", "weight"})
+        if unknown:
+            raise ConfigError(f"unknown key {unknown[0]} in model.loss: its terms take loss and weight")
         return Sum([term["loss"] for term in loss], [float(term.get("weight", 1.0)) for term in loss])
     return loss
 

@@ -82,8 +82,26 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain data."""
-        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TapetumError(f"{self.config} is damaged and can't be read: {error}") from error
+        if not isinstance(config, dict) or "task" not in config:
+            raise TapetumError(f"{self.config} is damaged: it holds no config of a run")
         return config
+
+    def read_metrics(self) -> dict[str, float]:
+        """The final figures, empty before there are any; TapetumError where the file is damaged."""
+        if not self.metrics.is_file():
+            return {}
+        try:
+            figures: dict[str, float] = json.loads(self.metrics.read_text())
+        except ValueError as error:
+            raise TapetumError(
+                f"{self.metrics} is damaged and can't be read: {error}. Remove it and write it anew with "
+                f"tapetum evaluate {self.path}"
+            ) from error
+        return figures
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import lightning
 from torch import nn
 
-from ..errors import CheckpointError
+from ..config.build import locate
+from ..config.targets import walk_targets
+from ..errors import CheckpointError, ConfigError
 from .building import build_module, build_network
 from .checkpoints import read_checkpoint
 from .directory import RunDirectory, open_run
@@ -50,6 +52,7 @@ def load_module(run_or_file: str | Path, which: Which = "best", *, allow: Sequen
     file = checkpoint_file(run_or_file, which)
     checkpoint = read_checkpoint(file)
     config = dict(checkpoint["tapetum"]["config"]) | {"allow_targets": list(allow)}
+    _only_modules(config["model"], allow, file)
     net = build_network(config, pretrained=False)
     weights = network_weights(checkpoint)
     if set(net.state_dict()) - set(weights):
@@ -57,6 +60,16 @@ def load_module(run_or_file: str | Path, which: Which = "best", *, allow: Sequen
     load_network(net, weights, file)
     module = build_module(config, net, train=False)
     return Loaded(module.eval(), config, dict(checkpoint["tapetum"]["metadata"]), file)
+
+
+def _only_modules(model: Any, allow: Sequence[str], file: Path) -> None:
+    """A checkpoint may name torch modules and nothing else: its config is untrusted input."""
+    for key, node in walk_targets(model, "model"):
+        found = locate(node["_target_"], allow)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise ConfigError(
+                f"{file}: {key}._target_={node['_target_']} is not a torch module, and is refused"
+            )
 
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:

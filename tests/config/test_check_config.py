@@ -296,8 +296,9 @@ def test_phase_two_imports_what_the_source_does_not_tell():
         "b": {"_target_": "transformers.NoSuchThing"},
     }
     found = check_imported(config)
-    assert [problem.split(":")[0] for problem in found] == ["b"]
-    assert "transformers has no NoSuchThing" in found[0]
+    assert [problem.split(":")[0] for problem in found] == ["model", "a", "b"]
+    assert all("is not a part that an experiment is built from" in problem for problem in found[:2])
+    assert "transformers has no NoSuchThing" in found[2]
 
 
 def test_the_schemas_choices_are_those_of_the_geometry():
@@ -314,7 +315,12 @@ def test_the_metrics_are_those_that_a_detector_logs():
     from tapetum.metrics.binary import binary_metrics
 
     logged = binary_metrics(torch.tensor([-1.0, 1.0]), torch.tensor([0, 1]))
-    assert set(schema.METRICS["detection"]) == {"val/loss", *(f"val/{name}" for name in logged)}
+    assert set(schema.METRICS["detection"]) == {
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        *(f"val/{name}" for name in logged),
+    }
 
 
 def test_composing_and_checking_takes_less_than_a_second_and_nothing_heavy():

@@ -151,7 +151,8 @@ def test_a_model_brings_its_optimizer_and_the_command_line_and_an_experiment_win
     def target(*words):
         return compose([path, *words]).config["optimizer"]["_target_"]
 
-    assert target() == "torch.optim.AdamW"
+    assert target() == "torch.optim.Adam"  # the default model's own choice
+    assert target("model=small_resnet") == "torch.optim.AdamW"
     assert target("model=prompted") == "torch.optim.SGD"
     assert target("experiment=study") == "torch.optim.Adam"
     assert target("experiment=study", "optimizer=adamw") == "torch.optim.AdamW"

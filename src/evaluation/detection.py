@@ -15,7 +15,7 @@ from ..metrics.calibration import brier, ece, nll
 from ..metrics.intervals import bootstrap, wilson
 from .generators import subsets
 
-PER_GENERATOR = ("accuracy", "ap", "auroc", "real_accuracy", "fake_accuracy")
+PER_GENERATOR = ("accuracy", "balanced_accuracy", "ap", "auroc", "real_accuracy", "fake_accuracy")
 Interval = tuple[float, float]
 Floats = npt.NDArray[np.float32]
 Ranks = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ def evaluate(predictions: pa.Table, *, threshold: float | None = None) -> dict[s
 
     All of `binary_metrics` at logit 0, `nll` (binary cross-entropy of the logit, in nats), `brier` and `ece`
     (of the probability), `accuracy_tuned` at `threshold` (in logits, fitted on validation) if given, and,
-    where the rows name generators, `generator/<NAME>/{accuracy,ap,auroc,real_accuracy,fake_accuracy}` with
+    where the rows name generators, `generator/<NAME>/{accuracy,balanced_accuracy,ap,auroc,…}` with
     their macro mean, minimum and (population) standard deviation as `generator_{mean,min,std}/…`. The
     generators are all there are, not a sample of many, hence the population's deviation. A figure undefined
     for one generator is undefined in its mean. Raises DataError where two generators would share a name.

@@ -55,7 +55,8 @@ def generator_table(metrics: Mapping[str, float], split: str = "test") -> Table 
     names = sorted({key.removeprefix(prefix).rpartition("/")[0] for key in metrics if key.startswith(prefix)})
     if not names:
         return None
-    columns = ("accuracy", "real_accuracy", "fake_accuracy", "auroc", "ap")
+    # Balanced, since the real images are often shared by all generators and outnumber each one's own.
+    columns = ("balanced_accuracy", "real_accuracy", "fake_accuracy", "auroc", "ap")
     table = Table(title=f"{split}, generator by generator", title_justify="left", header_style="bold")
     table.add_column("generator")
     for column in columns:

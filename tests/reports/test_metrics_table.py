@@ -35,7 +35,7 @@ def test_undefined_is_said_and_absent_is_empty():
 def test_generators_have_a_table_of_their_own_with_mean_and_minimum():
     assert "ADM" not in printed(metrics_table(METRICS))
     figures = {
-        f"test/{name}/accuracy": value
+        f"test/{name}/balanced_accuracy": value
         for name, value in {"generator/ADM": 0.88, "generator/a/b": 0.7, "generator_mean": 0.79}.items()
     }
     text = printed(generator_table(figures))

@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _timing import Goal, conclude, quick, table
 from PIL import Image
-from timing import Goal, conclude, quick, table
 
 SECONDS_BAR, BYTES_BAR = 2.0, 200
 A_FOLDER = 1000

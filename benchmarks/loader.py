@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _timing import Goal, conclude, interleaved, quick, ratio, table, wall
 from numpy.typing import NDArray
 from PIL import Image
 from tapetum.datamodules.dataset import ImageDataset
@@ -36,7 +37,6 @@ from tapetum.images.normalize import IMAGENET, Normalize
 from tapetum.indexes.build import build
 from tapetum.indexes.folder import index as folder
 from tapetum.indexes.table import Index
-from timing import Goal, conclude, interleaved, quick, ratio, table, wall
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder

@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning
 import torch
+from _timing import Goal, conclude, interleaved, quick, table
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 from tapetum.images.geometry import InputSpec
@@ -38,7 +39,6 @@ from tapetum.runs.interrupt import StopOnSignal
 from tapetum.runs.progress import TrainingProgress
 from tapetum.runs.resume import GeneratorState
 from tapetum.runs.throughput import Throughput
-from timing import Goal, conclude, interleaved, quick, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 

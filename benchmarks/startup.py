@@ -14,7 +14,7 @@ from collections.abc import Callable
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from timing import Goal, children_cpu, conclude, interleaved, quick, ratio, table
+from _timing import Goal, children_cpu, conclude, interleaved, quick, ratio, table
 
 BAR = 0.1
 COMMANDS = {

@@ -22,7 +22,13 @@ from .page import Picture, write_page
 
 # where a run's files lie, what it is called and how it is watched can move no figure
 NO_CHOICE = ("name", "paths.", "hydra.", "logger.", "launcher.", "resume")
-SHOWN = ("test/accuracy", "test/accuracy_tuned", "test/auroc", "test/ap", "test/generator_min/balanced_accuracy")
+SHOWN = (
+    "test/accuracy",
+    "test/accuracy_tuned",
+    "test/auroc",
+    "test/ap",
+    "test/generator_min/balanced_accuracy",
+)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def test_benchmark_prints_its_figures_beside_their_goals(name: str, tmp_path: Pa
 
 
 def test_every_benchmark_is_tested() -> None:
-    files = {file.stem for file in BENCHMARKS.glob("*.py")} - {"timing"}
+    files = {file.stem for file in BENCHMARKS.glob("*.py")} - {"_timing"}
 
     assert files == TABLES.keys()
 
@@ -47,7 +47,7 @@ def test_what_does_not_depend_on_time_is_judged_in_a_quick_run_too() -> None:
 def _conclude(value: float, **options: bool) -> int:
     quick, timed = options["quick"], options.get("timed", True)
     code = (
-        "import sys; from timing import Goal, conclude; "
+        "import sys; from _timing import Goal, conclude; "
         f"sys.exit(conclude([Goal('figure', {value}, '<=', 1.0, timed={timed})], quick={quick}))"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True).returncode

@@ -152,7 +152,8 @@ def _sentences(source: RunReport, split: str | None, top: Best | None) -> list[s
     if top is None:
         said.append(f"No checkpoint was chosen: {source.monitor} never had a finite value.")
     else:
-        where = "" if top.epoch is None else f" at epoch {top.epoch:g}"
+        # metrics.csv counts epochs from 0, people from 1
+        where = "" if top.epoch is None else f" in epoch {top.epoch + 1:g}"
         better = "higher" if source.mode == "max" else "lower"
         said.append(f"{source.monitor} chose the checkpoint: {top.value:.4g}{where} ({better} is better).")
     if source.threshold is not None:

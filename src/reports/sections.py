@@ -98,7 +98,7 @@ def facts(
         if values:
             found.append((name, ", ".join(values)))
     if top is not None and top.epoch is not None:
-        found.append(("best epoch", f"{top.epoch:g}"))
+        found.append(("best epoch", f"{top.epoch + 1:g}"))
     found += _machine(environment)
     if duration_s is not None:
         found.append(("duration", duration(duration_s)))

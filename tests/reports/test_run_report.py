@@ -109,7 +109,7 @@ def test_the_page_holds_the_figures_their_intervals_and_what_was_run(full):
 
 def test_the_page_says_which_figures_chose_something(full):
     text = read(full[0]).text
-    assert "val/auroc chose the checkpoint: 0.9 at epoch 2 (higher is better)." in text
+    assert "val/auroc chose the checkpoint: 0.9 in epoch 3 (higher is better)." in text
     assert "logit +0.250, was fitted on val" in text
     assert "The test figures chose nothing." in text
 
@@ -211,7 +211,7 @@ def test_without_validation_the_page_speaks_of_no_val_figures(tmp_path):
         history=history, predictions={"test": random_predictions(80)}, monitor="train/loss", mode="min"
     )
     text = read(write_report(source, tmp_path)).text
-    assert "train/loss chose the checkpoint: 0.5 at epoch 0 (lower is better)." in text
+    assert "train/loss chose the checkpoint: 0.5 in epoch 1 (lower is better)." in text
     assert "val figures" not in text
 
 
@@ -251,7 +251,7 @@ def test_a_loss_that_broke_still_gives_a_page(tmp_path):
         {"epoch": e, "step": e, "train/loss": v, "val/auroc": v} for e, v in enumerate([0.5, float("nan")])
     ]
     page = read(write_report(report(history=history), tmp_path))
-    assert "val/auroc chose the checkpoint: 0.5 at epoch 0" in page.text
+    assert "val/auroc chose the checkpoint: 0.5 in epoch 1" in page.text
     assert (tmp_path / "training_curve.png").exists()
 
 

@@ -95,7 +95,7 @@ OTHER = {
     "train.monitor": "val/f1",
     "train.mode": None,
     "model.net.pretrained": "false",
-    "trainer.precision": "bf16-mixed",
+    "trainer.precision": "bf16-true",
 }
 
 
@@ -106,7 +106,7 @@ def changed(key: str, value: Any) -> str | None:
     if isinstance(value, bool):
         return f"{key}={str(not value).lower()}"
     if isinstance(value, int | float):
-        return f"{key}={value + 1 if isinstance(value, int) else value * 0.5}"
+        return f"{key}={value + 1 if isinstance(value, int) else value * 0.5 or 1e-3}"
     if isinstance(value, str) and value.replace("e-", "").replace(".", "").isdigit():
         return f"{key}={float(value) * 0.5}"
     if isinstance(value, list) or value is None:

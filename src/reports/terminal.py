@@ -58,7 +58,7 @@ def generator_table(metrics: Mapping[str, float], split: str = "test") -> Table 
     # Balanced, since the real images are often shared by all generators and outnumber each one's own.
     columns = ("balanced_accuracy", "real_accuracy", "fake_accuracy", "auroc", "ap")
     table = Table(title=f"{split}, generator by generator", title_justify="left", header_style="bold")
-    table.add_column("generator")
+    table.add_column("generator", overflow="fold")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for name in names:

@@ -287,9 +287,12 @@ def _labels(
     ]
 
 
-def _told_apart(rows: list[list[str]], used: list[int], key: str) -> tuple[int, bool]:
-    """How many groups the columns tell apart; among equals, what was built says more than how."""
-    return len({tuple(row[at] for at in used) for row in rows}), key.endswith("._target_")
+def _told_apart(rows: list[list[str]], used: list[int], key: str) -> tuple[int, bool, bool]:
+    """How many groups the columns tell apart; among equals, the network says most, and what was built more
+    than how.
+    """
+    apart = len({tuple(row[at] for at in used) for row in rows})
+    return apart, key == "model.net._target_", key.endswith("._target_")
 
 
 def _tail(key: str, keys: Sequence[str]) -> str:

@@ -20,6 +20,10 @@ IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
+LARGE_IMAGE = 2**16
+"""Values (pixels times channels) from which an image is normalised by itself on a CPU."""
+
+
 class Normalize(nn.Module):
     """(pixels - mean) / std a channel, with mean and std in [0, 1]: `Normalize(*IMAGENET)`.
 
@@ -47,7 +51,14 @@ class Normalize(nn.Module):
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(f"images of shape {tuple(images.shape)}: expected [B, {len(self.mean)}, H, W]")
         if images.dtype == torch.uint8:
-            return images.float().mul_(self.scale / 255).add_(self.shift).to(self.scale.dtype)
+            scale, shift = (self.scale / 255).float(), self.shift.float()
+            if _one_by_one(images):
+                pixels = torch.empty(images.shape, dtype=torch.float32)
+                for image, out in zip(images, pixels, strict=True):
+                    torch.mul(image, scale, out=out).add_(shift)
+            else:
+                pixels = images.float().mul_(scale).add_(shift)
+            return pixels.to(self.scale.dtype)
         if not images.is_floating_point():
             raise ValueError(f"images of dtype {images.dtype}: expected uint8 in 0..255 or float in [0, 1]")
         return (images * self.scale + self.shift).to(images.dtype)
@@ -55,3 +66,11 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         """Mean and std, for print(network)."""
         return f"mean={self.mean}, std={self.std}"
+
+
+def _one_by_one(images: torch.Tensor) -> bool:
+    """Whether the images are large enough that one fills a processor's cache: a batch passes through it three
+    times as a whole, and once image by image (1.2 times the whole loader, see benchmarks/loader.py).
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return images.device.type == "cpu" and not traced and len(images) > 1 and images[0].numel() >= LARGE_IMAGE

@@ -18,7 +18,10 @@ class InterruptedRunError(TapetumError):
 
 
 class StopOnSignal(Callback):
-    """Writes `last.ckpt` at the next whole optimizer step after a signal; a second Ctrl-C stops at once."""
+    """Writes `last.ckpt` at the next whole optimizer step after a signal; a second Ctrl-C stops at once.
+
+    It takes Lightning's hook after a step only when a signal came, so that waiting for one costs nothing.
+    """
 
     def __init__(self, last: Path) -> None:
         self.last = last
@@ -49,7 +52,7 @@ class StopOnSignal(Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def on_train_batch_end(
+    def _save_and_stop(
         self,
         trainer: lightning.Trainer,
         module: lightning.LightningModule,
@@ -57,7 +60,7 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Lightning's hook; accumulated gradients are not kept, so it waits for a whole step."""
+        """on_train_batch_end; accumulated gradients are not kept, so it waits for a whole step."""
         if self.received is None or trainer.fit_loop._should_accumulate():
             return
         trainer.save_checkpoint(self.last)
@@ -71,3 +74,4 @@ class StopOnSignal(Callback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        setattr(self, "on_train_batch_end", self._save_and_stop)  # noqa: B010  # a method, says mypy

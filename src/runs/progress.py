@@ -57,6 +57,8 @@ class TrainingProgress(ProgressBar):
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=None, figures="")
+        else:
+            setattr(self, "on_train_batch_end", None)  # noqa: B010  # nothing to draw, nothing to call
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""

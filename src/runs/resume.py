@@ -43,6 +43,7 @@ class GeneratorState(Callback):
     """Carries the states of torch's generators through a checkpoint.
 
     They are given back at the first training batch, not earlier: what Lightning does in between draws too.
+    The hook for it is there only then, so that other steps pay nothing.
     """
 
     def __init__(self) -> None:
@@ -58,17 +59,17 @@ class GeneratorState(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning's hook."""
         self._states = state_dict
+        setattr(self, "on_train_batch_start", self._restore)  # noqa: B010  # a method, says mypy
 
-    def on_train_batch_start(
+    def _restore(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Lightning's hook."""
-        if self._states is None:
-            return
-        torch.set_rng_state(self._states["cpu"])
-        if "cuda" in self._states and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self._states["cuda"])
+        if self._states is not None:
+            torch.set_rng_state(self._states["cpu"])
+            if "cuda" in self._states and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._states["cuda"])
         self._states = None
+        setattr(self, "on_train_batch_start", None)  # noqa: B010
 
 
 def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, Path] | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tapetum.images.normalize import CLIP, IMAGENET, Normalize
+from tapetum.images.normalize import CLIP, IMAGENET, LARGE_IMAGE, Normalize
 from torchvision.transforms import v2
 
 
@@ -64,3 +64,22 @@ def test_wrong_shapes_dtypes_and_statistics_are_refused():
         Normalize((0.5, 0.5), (0.5,))
     with pytest.raises(ValueError, match="std above 0"):
         Normalize((0.5,), (0.0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_images_one_by_one_equal_the_whole_batch(dtype):
+    large = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
+    assert large[0].numel() >= LARGE_IMAGE
+    layer = Normalize(*IMAGENET).to(dtype)
+    apart = torch.cat([layer(large[i : i + 1]) for i in range(3)])  # a batch of one is never split
+    assert torch.equal(layer(large), apart)
+    assert torch.equal(layer(large.permute(0, 1, 3, 2)), layer(large.permute(0, 1, 3, 2).contiguous()))
+
+
+def test_an_exported_layer_takes_any_number_of_large_images():
+    large = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8)
+    layer = Normalize(*IMAGENET)
+    exported = torch.export.export(layer, (large,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    more = large.repeat(2, 1, 1, 1)
+    assert torch.equal(exported.module()(more), layer(more))
+    assert torch.equal(torch.jit.trace(layer, large)(more), layer(more))

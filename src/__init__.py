@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .inference.predictor import load as load
+    from .runs.history import history as history
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "history", "load"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> object:
         from .inference.predictor import load
 
         return load
+    if name == "history":
+        from .runs.history import history
+
+        return history
     raise AttributeError(f"module 'tapetum' has no attribute {name!r}")

@@ -12,13 +12,21 @@ VERBS = {
     "train": "train a model, evaluate it and write a report (-m: a sweep)",
     "check": "say what a training command would run, and everything that is wrong with it",
     "evaluate": "evaluate runs, or a model with weights, on a data set",
+    "predict": "say of images of your own whether they are real or generated",
     "report": "write a run's report again, or put runs and sweeps side by side",
+    "show": "a page of images exactly as a network gets them",
+    "doctor": "say whether this machine is fit for an experiment, and what to type where it is not",
+    "download": "fetch a data set and write its published layout",
+    "tiny": "write a tiny random model in the layout of the real one, to try things offline",
 }
 _HIDDEN = ("job",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 if interrupted."""
+    """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 if interrupted.
+
+    `predict` also ends with 3: written, but some images could not be read.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from .commands.help import overview

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +17,21 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a published file names what a network holds; a network lists its own as `published`.
+
+    mark: a name, or a prefix ending in a dot, by which such a file is told from others.
+    rename, drop: as `load_weights` takes them. convert: turns all tensors of the file into the network's,
+        where other names alone won't do; it comes first.
+    """
+
+    mark: str
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: Collection[str] = ()
+    convert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
 
 def load_weights(
@@ -31,11 +47,36 @@ def load_weights(
     rename: prefix of a name in the file -> prefix in the network; the first that fits is taken.
     drop: names, or prefixes ending in a dot, that the file holds and the network has no use for.
     elsewhere: names of the network that the file is not published to hold (a tower with weights of its own).
+    What the network itself declares is added: the first of its `published` files whose mark the file bears,
+    and, where the file holds none of them, the names that it `stored_elsewhere` has.
     Raises CheckpointError when the file cannot be read or differs from the network in a name or a shape.
     """
-    load_state(
-        network, read_state_dict(path), source=str(path), rename=rename, drop=drop, elsewhere=elsewhere
-    )
+    state: Mapping[str, Tensor] = read_state_dict(path)
+    layouts: tuple[Published, ...] = getattr(network, "published", ())
+    layout = next((one for one in layouts if any(_matches(name, [one.mark]) for name in state)), None)
+    if layout is not None:
+        state = state if layout.convert is None else layout.convert(state)
+        rename, drop = {**layout.rename, **(rename or {})}, {*layout.drop, *drop}
+    _check_frozen(network, {_renamed(name, rename or {}) for name in state}, str(path))
+    apart: frozenset[str] = getattr(network, "stored_elsewhere", frozenset)()
+    if not any(_renamed(name, rename or {}) in apart for name in state):
+        elsewhere = {*elsewhere, *apart}
+    load_state(network, state, source=str(path), rename=rename, drop=drop, elsewhere=elsewhere)
+
+
+def expect_weights(network: nn.Module) -> None:
+    """Mark a network that is published for prediction alone, so that `check_loaded` refuses a random one."""
+    network.loaded = False  # type: ignore[assignment]
+    network.register_load_state_dict_post_hook(_now_loaded)  # type: ignore[no-untyped-call]
+
+
+def check_loaded(network: nn.Module) -> None:
+    """Raise CheckpointError where no state dict was loaded into a network that expects one."""
+    if not network.loaded:
+        raise CheckpointError(
+            f"{type(network).__name__} is for prediction with published weights here, and none were loaded: "
+            "type weights=FILE"
+        )
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -86,6 +127,23 @@ def load_state(
         )
         raise CheckpointError("\n".join(lines))
     network.load_state_dict(given, strict=False)  # names were compared above; `elsewhere` may be absent
+
+
+def _check_frozen(network: nn.Module, given: Collection[str], source: str) -> None:
+    """Raise where a file fits that is published to hold the trained part alone, and the rest is random."""
+    own = network.state_dict()
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    if getattr(network, "pretrained", None) is False and set(given) == trained != set(own):
+        raise CheckpointError(
+            f"{source} holds the trained part of {type(network).__name__} alone ({len(trained)} of "
+            f"{len(own)} entries), and model.net.pretrained=false leaves the rest random: type "
+            f"model.net.pretrained=true (the weights of model.net.backbone), or "
+            f"model.net.pretrained=/path/to/its/weights"
+        )
+
+
+def _now_loaded(network: nn.Module, _: object) -> None:
+    network.loaded = True  # type: ignore[assignment]
 
 
 def _read(path: Path) -> object:

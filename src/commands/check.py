@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
+from ..config.joined import places
 from ..config.overrides import prepare
 from ..errors import ConfigError, TapetumError
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in plan.items():
         if key != "config":
-            table.add_row(key, _shown(value))
+            table.add_row(key, memory_line(value) if key == "memory" else _shown(value))
     console.print(table)
     return 0
 
@@ -39,26 +40,32 @@ def explain(composed: Composed) -> dict[str, Any]:
     Raises ConfigError with all problems of both phases.
     """
     check_config(composed, need_files=False)
+    from ..images.geometry import with_geometry
     from ..indexes.walk import MissingFolder
-    from ..modules.detection import with_geometry
     from ..runs.building import build_index, build_network_on_meta, class_counts, parameter_counts
-    from .memory import estimate
+    from ..runs.memory import UnknownMemoryError, estimate
     from .preflight import Preflight, hardware_problems, index_problems, network_problems
+    from .trackers import tracker_problems
 
     config = composed.config
-    problems = [*hardware_problems(config["trainer"]), *network_problems(config)]
+    problems = [
+        *hardware_problems(config["trainer"]), *tracker_problems(config), *network_problems(config)
+    ]  # fmt: skip
     if problems:
         raise ConfigError(problems)
     net = build_network_on_meta(config)
-    spec = with_geometry(net, config["model"]["geometry"])
+    spec = with_geometry(net.input_spec, config["model"]["geometry"])  # type: ignore[arg-type]
     total, trainable = parameter_counts(net)
-    memory = estimate(net, config, spec.output_size)
+    try:
+        memory: Any = estimate(net, config, spec).as_dict()
+    except UnknownMemoryError as error:
+        memory = f"unknown: {error}"
     plan: dict[str, Any] = {
         "name": config["name"],
         "task": config["task"],
         "choices": composed.choices,
         "network": config["model"]["net"]["_target_"],
-        "parameters": {"total": total, "trainable": trainable},
+        "parameters": {"total": total, "trainable": trainable, **_trained_parts(net)},
         "geometry": {
             "size": spec.size,
             "resize": spec.resize,
@@ -70,7 +77,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     try:
         index = build_index(config)
     except MissingFolder as error:
-        plan["data"] = f"unknown: needs {config['data']['root']} ({str(error).splitlines()[0]})"
+        plan["data"] = f"unknown: needs {error.folder} ({str(error).splitlines()[0]})"
         steps: Any = "unknown: needs the data"
     except ConfigError:
         raise
@@ -80,7 +87,7 @@ def explain(composed: Composed) -> dict[str, Any]:
         problems = index_problems(config, index)
         if problems:
             raise ConfigError(problems)
-        plan["data"] = {"root": config["data"]["root"], "counts": index.counts(), "notes": dict(index.notes)}
+        plan["data"] = {"root": places(config), "counts": index.counts(), "notes": dict(index.notes)}
         plan["limits"] = Preflight.of(config, index).limits
         steps = _steps(config, sum(class_counts(index)))
     plan |= {
@@ -91,12 +98,24 @@ def explain(composed: Composed) -> dict[str, Any]:
         "effective batch": config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"],
         "steps": steps,
         "monitor": f"{config['train']['monitor']} ({config['train']['mode']})",
-        "memory": "unknown: the images keep different sizes"
-        if memory is None
-        else f"{memory.total / 1e9:.2f} GB a training step",
+        "memory": memory,
         "config": config,
     }
     return plan
+
+
+def memory_line(memory: Mapping[str, Any] | str) -> str:
+    """The plan's memory as one line."""
+    from ..runs.memory import MemoryEstimate
+
+    if isinstance(memory, str):
+        return memory
+    return str(MemoryEstimate(**{key: value for key, value in memory.items() if key != "total"}))
+
+
+def _trained_parts(net: Any) -> dict[str, Any]:
+    """What trains, part by part, where a network with adapters tells it."""
+    return {"of these": net.trained_parts()} if hasattr(net, "trained_parts") else {}
 
 
 def _steps(config: Mapping[str, Any], images: int) -> dict[str, int]:

@@ -16,11 +16,14 @@ from ..config.overrides import prepare
 from ..errors import ConfigError, DataError, TapetumError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..indexes.table import Index
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate, print one table a run, write predictions, figures and a report. The exit code."""
+    """Evaluate, print one table a run, write predictions, figures and a report; hold several runs against
+    each other. The exit code."""
     flags = [one for one in arguments if one.startswith("-")]
     if flags:
         raise ConfigError(
@@ -29,8 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     runs = [one for one in arguments if "=" not in one or Path(one).exists()]
     overrides = [one for one in arguments if one not in runs]
     if runs:
-        for run in runs:
-            evaluate_run(run, overrides)
+        made = [evaluate_run(run, overrides) for run in runs]
+        if len(made) > 1:
+            from .side_by_side import side_by_side
+
+            side_by_side(runs, made)
     else:
         evaluate_weights(prepare(overrides, multirun=False))
     return 0
@@ -104,7 +110,7 @@ def evaluate_weights(overrides: Sequence[str]) -> Path:
         )
     net = build_network(config)
     if config["weights"]:
-        start_from(net, config["weights"], strict=True)
+        start_from(net, config["weights"], strict=True, allow=config["allow_targets"])
     module = build_module(config, net, train=False)
     directory = Path(config["paths"]["outputs"]) / config["task"] / config["name"] / stamp()
     return _evaluate(config, module, directory, title=config["name"], threshold=None, trained_on=None)
@@ -126,7 +132,7 @@ def _evaluate(
     from ..runs.directory import RunDirectory, create_run, write_json
     from ..runs.environment import environment
     from .console import console, progress_to
-    from .finish import figures, infer, report_run, show, write_notes, write_results
+    from .finish import figures, infer, report_run, write_notes, write_results
     from .memory import explained
     from .preflight import hardware_problems
 
@@ -143,13 +149,38 @@ def _evaluate(
     run.checkpoints.rmdir()
     run.command.write_text(" ".join(sys.argv) + "\n")
     write_json(run.environment, environment())
-    metrics = figures(predictions, threshold=threshold, fit=False)
+    metrics = figures(predictions, threshold=threshold, fit=False, own=getattr(module, "metrics", None))
     write_notes(run, index, data.bad)
     write_results(run, predictions, metrics)
     page = report_run(run, index.roots)
-    show(metrics, monitor=None, title=title, console=console)
+    _tabulate(config, directory, predictions.get("test"), metrics, title)
     console.print(f"written {directory}\nreport  {page}", highlight=False, soft_wrap=True)
     return directory
+
+
+def _tabulate(
+    config: Mapping[str, Any],
+    directory: Path,
+    test: pa.Table | None,
+    metrics: Mapping[str, float],
+    title: str,
+) -> None:
+    """Print the figures and write `table.{csv,json,md,tex}`; without a test split, print what there is."""
+    from ..evaluation.table import evaluation_table
+    from ..reports.evaluation_table import terminal_table, write_tables
+    from ..reports.published import published_beside, published_table
+    from ..reports.terminal import metrics_table
+    from .console import console
+
+    console.print(metrics_table(metrics, title=title))
+    if test is None:
+        return
+    found = evaluation_table(test, metrics)
+    published = published_beside(found, config)
+    console.print(terminal_table(found, f"{title}: test"))
+    for method, table, own in published:
+        console.print(published_table(method, table, own))
+    write_tables(found, directory, title=title, published=published)
 
 
 def _judged(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list[str]]:

@@ -14,7 +14,9 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
+from ..config.joined import each
 from ..datamodules.samplers import Shard
+from ..evaluation.advice import Advice, advise
 from ..evaluation.detection import evaluate
 from ..evaluation.predictions import read_predictions
 from ..images.sources import read_image
@@ -23,7 +25,9 @@ from ..inference.detect import detect
 from ..inference.predictions import detection_predictions, write_predictions
 from ..inference.predictor import best_device
 from ..metrics.binary import fit_threshold
+from ..metrics.own import OwnMetric
 from ..runs.directory import RunDirectory, write_json
+from ..runs.ending import ending
 from ..runs.history import read_history
 
 log = logging.getLogger("tapetum")
@@ -39,6 +43,7 @@ def infer(
 ) -> dict[str, pa.Table]:
     """Predictions of each split that has images: split → table."""
     device = device or device_of(trainer)
+    module.to(device)  # where a loader has features to compute, it does so there
     found: dict[str, pa.Table] = {}
     for split in splits:
         if not len(datamodule.index.rows(split)):
@@ -75,15 +80,23 @@ class _FirstBatches:
 
 
 def figures(
-    predictions: Mapping[str, pa.Table], *, threshold: float | None = None, fit: bool = True
+    predictions: Mapping[str, pa.Table],
+    *,
+    threshold: float | None = None,
+    fit: bool = True,
+    own: Mapping[str, OwnMetric] | None = None,
 ) -> dict[str, float]:
-    """Flat metrics of every split; on test also at the threshold, given or (`fit`) fitted on val."""
+    """Flat metrics of every split; on test also at the threshold, given or (`fit`) fitted on val.
+
+    own: the module's `metrics`, what the user added under model.metrics.
+    """
     metrics: dict[str, float] = {}
     if threshold is None and fit:
         threshold = fitted_threshold(predictions.get("val"))
     for split, table in predictions.items():
-        for name, value in evaluate(table, threshold=threshold if split == "test" else None).items():
-            metrics[f"{split}/{name}"] = value
+        test = split == "test"
+        found = evaluate(table, threshold=threshold if test else None, metrics=own, oracle=test)
+        metrics |= {f"{split}/{name}": value for name, value in found.items()}
     if threshold is not None:
         metrics["val/threshold"] = threshold
     return metrics
@@ -126,7 +139,30 @@ def write_notes(run: RunDirectory, index: Index, bad: Mapping[int, str], limits:
         images = "1 image" if len(bad) == 1 else f"{len(bad):,} images"
         notes.append(f"{images} could not be read and were left out, see bad_images.json")
         log.warning(notes[-1])
-    write_json(run.path / "notes.json", {"notes": notes, "limits": list(limits)})
+    carved = bool(index.notes.get("validation images taken from train"))
+    counted = {"counts": index.counts(), "carved": carved}
+    write_json(run.path / "notes.json", {"notes": notes, "limits": list(limits), **counted})
+
+
+def what_to_try(run: RunDirectory) -> list[Advice]:
+    """What a run suggests to try next, from its files; works on a run that crashed, too."""
+    config = run.read_config()
+    written = {
+        file.name: json.loads(file.read_text()) if file.is_file() else {}
+        for file in (run.path / "notes.json", run.path / "found.json", run.environment)
+    }
+    for key, value in written["found.json"].items():  # what a search decided is not in config.yaml
+        group, name = key.split(".")
+        config[group] = {**config[group], name: value}
+    return advise(
+        read_history(run.history) if run.history.is_file() else [],
+        config,
+        written["notes.json"].get("counts", {}),
+        run.read_metrics(),
+        carved=written["notes.json"].get("carved", False),
+        cores=written[run.environment.name].get("cpu", {}).get("cores"),
+        ended_by=ending(run).reason,
+    )
 
 
 def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
@@ -144,12 +180,16 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
         if run.predictions(split).is_file()
     }
     notes = json.loads((run.path / "notes.json").read_text()) if (run.path / "notes.json").is_file() else {}
-    places = [*roots, Path(config["data"]["root"]).expanduser()]
+    places = [*roots, *(Path(one["data"]["root"]).expanduser() for one in each(config).values())]
 
     def load_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         root = next((place for place in places if (place / path.split("::")[0]).is_file()), places[-1])
         return read_image(root, path, channels=3, backend=config["data"]["decoder"]).permute(1, 2, 0).numpy()
 
+    advice = what_to_try(run) if run.history.is_file() else None  # an evaluation trains nothing
+    if advice:
+        things = "1 thing" if len(advice) == 1 else f"{len(advice)} things"
+        log.info("%s to try next (%s): see the report", things, ", ".join(one.rule for one in advice))
     return write_report(
         RunReport(
             title=config["name"],
@@ -163,12 +203,22 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
             mode=config["train"]["mode"],
             load_image=load_image,
             notes=notes.get("notes", []),
-            limits=notes.get("limits", []),
+            limits=[*unfinished(run), *notes.get("limits", [])],
             threshold=metrics.get("val/threshold"),
             duration_s=metrics.get("run/seconds"),
+            advice=advice,
         ),
         run.report,
     )
+
+
+def unfinished(run: RunDirectory) -> list[str]:
+    """How a run ended that has no final figures, as a sentence; nothing of one that has."""
+    from ..reports.history import epochs_run
+
+    epochs = epochs_run(read_history(run.history)) if run.history.is_file() else 0
+    said = ending(run).sentence(epochs, run.read_config()["trainer"].get("max_epochs"))
+    return [f"The run {said}."] if said else []
 
 
 def show(metrics: Mapping[str, float], *, monitor: str | None, title: str, console: Console) -> None:

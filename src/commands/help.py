@@ -13,7 +13,10 @@ examples
   tapetum train -m model=npr,efficientnet_b0 seed=1,2
   tapetum check experiment=cifake                  what would run, without running it
   tapetum evaluate RUN                             RUN is a directory such as outputs/detection/…
+  tapetum predict RUN photos photos.csv            every image below a folder
   tapetum report RUN RUN                           runs side by side
+  tapetum show data=folder data.root=photos        24 images as the network gets them
+  tapetum doctor                                   what this machine has, and what it lacks
 """
 
 _USAGE = {
@@ -21,9 +24,22 @@ _USAGE = {
     "check": "tapetum check [--json] [group=option …] [key=value …]",
     "evaluate": "tapetum evaluate RUN… [data=… data.key=value …]\n"
     "       tapetum evaluate model=… weights=FILE data=…",
+    "predict": "tapetum predict RUN INPUT… OUTPUT [threshold=config|fitted|0.7]\n"
+    "       tapetum predict INPUT… OUTPUT model=… weights=FILE\n"
+    "       INPUT: an image, a folder, a pattern in quotes, a list (.txt, .csv), a .tar, a .parquet\n"
+    "       OUTPUT: .csv, .json or .parquet",
     "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
+    "show": "tapetum show [split=train|val|test] [group=option …] [key=value …] [OUTPUT.html]\n"
+    "       tapetum show RUN [split=…] [data=… data.key=value …] [augment=…] [OUTPUT.html]",
+    "doctor": "tapetum doctor [--json] [--online] [group=option …] [key=value …]\n"
+    "       --online: also ask the hub and the trackers whether they answer",
+    "download": "tapetum download cifake|flickr30k [DIR] [--endpoint URL] [--revision REVISION]",
+    "tiny": "tapetum tiny clip DIR [--seed N]      then model.net.backbone=DIR",
     "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
 }
+
+COMPOSING = ("train", "check", "evaluate", "predict", "show", "doctor")
+"""Verbs that take groups and keys."""
 
 _KEYS = {
     "name": "of the run's directory; <model>-<data> by default",
@@ -62,7 +78,7 @@ def overview(verbs: Mapping[str, str]) -> str:
 def verb_help(verb: str) -> str:
     """Usage of one verb; those that compose a config list its groups too."""
     lines = [f"usage: {_USAGE[verb]}"]
-    if verb in ("train", "check", "evaluate"):
+    if verb in COMPOSING:
         lines += ["", *_groups(), "", "keys one often sets", *_keys()]
     return "\n".join(lines)
 

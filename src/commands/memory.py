@@ -1,76 +1,18 @@
-"""Memory: an estimate before anything is loaded, and an explanation when it ran out."""
+"""What is said of memory: why it ran out, and the overrides that need less."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..runs.building import parameter_counts
+from ..runs.memory import Phase
 from ..runs.throughput import peak_memory_gb
 
-Phase = Literal["training", "predicting"]
-
-_STATES = {"SGD": 1, "Adam": 2, "AdamW": 2}  # tensors the optimizer keeps a trainable parameter
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes of a training step: weights, gradients, optimizer states, activations of one batch."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Sum of all parts."""
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def estimate(
-    net: nn.Module, config: Mapping[str, Any], output_size: tuple[int, int] | None
-) -> MemoryEstimate | None:
-    """What a training step will need, counted on the meta device; None where images have no one size.
-
-    Activations are the outputs of the leaf modules that autograd has to keep for one batch in the run's
-    precision.
-    """
-    if output_size is None:
-        return None
-    total, trainable = parameter_counts(net)
-    kept = 0
-
-    def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal kept
-        if isinstance(output, Tensor) and not list(module.children()):
-            kept += output.numel()
-
-    handles = [module.register_forward_hook(count) for module in net.modules()]
-    spec: Any = net.input_spec
-    images = torch.empty((2, spec.channels, *output_size), dtype=torch.uint8, device="meta")
-    try:
-        with torch.no_grad():
-            net.train()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    half = str(config["trainer"]["precision"]).startswith(("bf16", "16"))
-    batch = config["data"]["batch_size"]
-    optimizer = str(config["optimizer"]["_target_"]).rsplit(".", 1)[-1]
-    return MemoryEstimate(
-        weights=4 * total,
-        gradients=4 * trainable,
-        optimizer=4 * trainable * _STATES.get(optimizer, 2),
-        activations=(2 if half else 4) * kept // 2 * batch if trainable else 0,
-    )
 
 
 def explained(error: BaseException, config: Mapping[str, Any], phase: Phase) -> BaseException:
@@ -92,14 +34,23 @@ def out_of_memory(error: BaseException, config: Mapping[str, Any], phase: Phase 
     key = "batch_size" if phase == "training" else "eval_batch_size"
     batch: int = config["data"][key]
     said = f"out of memory while {phase} with data.{key}={batch} ({_memory()})"
+    return f"{said}{smaller(config, phase)}"
+
+
+def smaller(config: Mapping[str, Any], phase: Phase, *, parts: int = 2) -> str:
+    """The end of a sentence about memory: the overrides that compute the same with less.
+
+    parts: into how many the batch should be cut at least.
+    """
+    batch: int = config["data"]["batch_size" if phase == "training" else "eval_batch_size"]
     if batch == 1:
-        return f"{said}: one image does not fit; a smaller input (model.geometry.size=…) or bf16 needs less"
+        return ": one image does not fit; a smaller input (model.geometry.size=…) or bf16 needs less"
     if phase == "predicting":
-        return f"{said}. A smaller batch predicts the same: data.eval_batch_size={batch // 2}"
-    parts = next(number for number in range(2, batch + 1) if batch % number == 0)
+        return f". A smaller batch predicts the same: data.eval_batch_size={max(1, batch // parts)}"
+    parts = next((number for number in range(parts, batch + 1) if batch % number == 0), batch)
     accumulate = (config["trainer"].get("accumulate_grad_batches") or 1) * parts
     return (
-        f"{said}. A part of the batch, accumulated {accumulate} times, trains the same: "
+        f". A part of the batch, accumulated {accumulate} times, trains the same: "
         f"data.batch_size={batch // parts} trainer.accumulate_grad_batches={accumulate}"
     )
 

@@ -6,18 +6,24 @@ Nothing is decoded and no weight is read: the network is built on the meta devic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..config.build import build as build_part
 from ..config.check import check_imported
+from ..config.joined import places
 from ..datamodules.detection import labels
+from ..datamodules.features import feature_problems, frozen_features
 from ..errors import ConfigError, TapetumError
+from ..images.geometry import with_geometry
 from ..indexes.table import Index
-from ..modules.detection import with_geometry
 from ..runs.building import build_index, build_network_on_meta, parameter_counts
+from ..runs.gradual_unfreeze import unfreeze_problems
+from .trackers import tracker_problems
 
 _OF_BOTH_CLASSES = (
     "auroc",
@@ -76,7 +82,8 @@ class Preflight:
 def preflight(config: Mapping[str, Any]) -> Preflight:
     """Everything that can be known before an image is decoded; one ConfigError with all problems."""
     problems = hardware_problems(config["trainer"]) or trainer_problems(config["trainer"])
-    problems += network_problems(config)
+    problems += tracker_problems(config)
+    problems += network_problems(config, weights=True)
     index: Index | None = None
 
     def build() -> None:
@@ -91,8 +98,11 @@ def preflight(config: Mapping[str, Any]) -> Preflight:
     return Preflight.of(config, index)
 
 
-def network_problems(config: Mapping[str, Any]) -> list[str]:
-    """Arguments that a third party refuses, a network that can't be built, nothing to train."""
+def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> list[str]:
+    """Arguments that a third party refuses, a network that can't be built, nothing to train.
+
+    weights: also pretrained weights that are neither here nor to be had, where the network can tell.
+    """
     problems = check_imported(config)
     if problems:
         return problems
@@ -101,13 +111,45 @@ def network_problems(config: Mapping[str, Any]) -> list[str]:
     def build() -> None:
         nonlocal net
         net = build_network_on_meta(config)
-        with_geometry(net, config["model"]["geometry"])
+        with_geometry(net.input_spec, config["model"]["geometry"])  # type: ignore[arg-type]
 
     problems = _problems_of(build)
     if net is not None and config["model"]["fit"] and parameter_counts(net)[1] == 0:
         problems.append(
             "no parameter of model.net is trainable, so there is nothing to fit: unfreeze a part "
             "(model.net.freeze=false), or evaluate it as it is with model.fit=false"
+        )
+    if net is not None:
+        problems += unfreeze_problems(config, net)
+        problems += cache_problems(config, net)
+    look: Callable[[], None] | None = getattr(net, "check_weights", None)
+    if weights and look is not None:
+        problems += _problems_of(look)
+    return problems
+
+
+def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
+    """What is wrong with data.cache=features in a config, given its network on the meta device."""
+    if config["data"].get("cache") != "features":
+        return []
+    augment = build_part(config["augment"], allow=config["allow_targets"])
+    problems = feature_problems(net, augment)
+    spec = with_geometry(net.input_spec, config["model"]["geometry"])  # type: ignore[arg-type]
+    if not problems:
+        size = spec.output_size or spec.size or (64, 64)
+        images = torch.zeros((1, spec.channels, *size), dtype=torch.uint8, device="meta")
+        # Of what a network of the user's own raises without pixels nothing follows; the build will tell.
+        with suppress(NotImplementedError, RuntimeError):
+            problems += _problems_of(lambda: frozen_features(net, images))  # type: ignore[arg-type]
+    if config["train"]["compile"]:
+        problems.append(
+            "train.compile=true compiles the whole network, of which data.cache=features runs the upper part "
+            "only: type train.compile=false, or data.cache=decoded"
+        )
+    if "fsdp" in str(config["trainer"].get("strategy")):
+        problems.append(
+            "data.cache=features runs parts of the network one by one, which trainer.strategy=fsdp does not "
+            "allow: type accelerator=ddp, or data.cache=decoded"
         )
     return problems
 
@@ -117,7 +159,7 @@ def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
     problems = []
     if config["model"]["fit"] and not len(index.rows("train")):
         problems.append(
-            f"the train split of {config['data']['root']} is empty, so there is nothing to fit: give it "
+            f"the train split of {places(config)} is empty, so there is nothing to fit: give it "
             f"images (data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
         )
     monitor = config["train"]["monitor"]
@@ -145,7 +187,7 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from .train import quiet_lightning
+    from .trainer_parts import quiet_lightning
 
     try:
         with quiet_lightning():
@@ -187,7 +229,7 @@ def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _problems_of(build: Callable[[], None]) -> list[str]:
+def _problems_of(build: Callable[[], object]) -> list[str]:
     try:
         build()
     except ConfigError as error:

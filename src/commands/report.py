@@ -19,13 +19,20 @@ def main(arguments: Sequence[str]) -> int:
 
     if not arguments:
         raise TapetumError("tapetum report DIR…: name a run's directory, several, or a sweep's")
+    settings = [word for word in arguments if "=" in word and not Path(word).exists()]
+    if settings:
+        raise TapetumError(
+            f"tapetum report takes directories only, not {', '.join(settings)}: it shows what the runs have "
+            f"recorded; other data is judged by tapetum evaluate RUN data=…"
+        )
     directories = [Path(argument) for argument in arguments]
-    for directory in directories:
-        if not directory.is_dir():
-            raise TapetumError(
-                f"no directory {directory}: tapetum report takes runs (outputs/detection/…) or sweeps"
-            )
-    runs = runs_below(directories)
+    found = runs_below(directories)
+    runs = list({run.resolve(): run for run in reversed(found)}.values())[::-1]
+    if len(runs) < len(found):
+        twice = [str(run) for run in runs if sum(other.resolve() == run.resolve() for other in found) > 1]
+        console.print(
+            f"given more than once, shown once: {', '.join(twice)}", highlight=False, soft_wrap=True
+        )
     sweep = len(directories) == 1 and (directories[0] / "sweep.yaml").is_file()
     if len(runs) == 1 and not sweep:
         from ..runs.directory import open_run
@@ -43,16 +50,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def report_directories(runs: Sequence[Path], out: Path) -> Path:
     """Compare runs: prints the table, writes `out/index.html`, returns its path."""
-    from ..reports.compare import compare, comparison_table
+    from ..reports.compare import compare, comparison
+    from ..reports.comparison_table import comparison_lines, comparison_table
     from .console import console
 
-    summaries = [_summary(run, runs) for run in runs]
-    console.print(comparison_table(summaries))
-    return compare(summaries, out)
+    found = comparison([_summary(run, runs) for run in runs])
+    console.print(comparison_table(found, console.width))
+    for line in comparison_lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return compare(found, out)
 
 
 def runs_below(directories: Sequence[Path]) -> list[Path]:
     """The runs that directories are or, as a sweep, contain; TapetumError for one that is neither."""
+    from ..runs.finding import nearby
+
     found: list[Path] = []
     for directory in directories:
         if (directory / "config.yaml").is_file():
@@ -62,35 +74,56 @@ def runs_below(directories: Sequence[Path]) -> list[Path]:
             if not jobs:
                 raise TapetumError(f"the sweep {directory} has no jobs")
             found += sorted(jobs, key=lambda job: (len(job.name), job.name))
+        elif directory.is_dir():
+            raise TapetumError(
+                f"{directory} is neither a run (config.yaml) nor a sweep (sweep.yaml). {nearby(directory)}"
+            )
         else:
-            raise TapetumError(f"{directory} is neither a run (config.yaml) nor a sweep (sweep.yaml)")
+            raise TapetumError(f"no directory {directory}. {nearby(directory)}")
     return found
 
 
 def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
     from ..evaluation.detection import Interval, intervals
+    from ..evaluation.paired import Judged
     from ..evaluation.predictions import read_predictions
     from ..reports.compare import RunSummary
     from ..runs.directory import RunDirectory
     from ..runs.history import read_history
+    from .finish import unfinished
 
     run = RunDirectory(path)
     config = run.read_config()
     metrics = run.read_metrics()
     bounds: dict[str, Interval] = {}
+    judged: Judged | None = None
     for split in ("val", "test"):
         if run.predictions(split).is_file():
             table = read_predictions(run.predictions(split))
-            found = intervals(table, threshold=metrics.get("val/threshold") if split == "test" else None)
+            threshold = metrics.get("val/threshold") if split == "test" else None
+            found = intervals(table, threshold=threshold)
             bounds |= {f"{split}/{name}": value for name, value in found.items()}
-    names = [other.name for other in among]
+            judged = Judged(table, threshold) if split == "test" else judged
+    history = read_history(run.history) if run.history.is_file() else []
     return RunSummary(
-        name=path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}",
+        name=_name(path, among),
         config=config,
-        history=read_history(run.history) if run.history.is_file() else [],
+        history=history,
         metrics=metrics,
         intervals=bounds,
+        judged=judged,
+        unfinished="; ".join(unfinished(run)).removeprefix("The run ").removesuffix("."),
     )
+
+
+def _name(path: Path, among: Sequence[Path]) -> str:
+    """The shortest end of the path that no other run has."""
+    parts = path.resolve().parts
+    for length in range(1, len(parts)):
+        name = "/".join(parts[-length:])
+        if sum(other.resolve().parts[-length:] == parts[-length:] for other in among) == 1:
+            return name
+    return str(path)
 
 
 def _stamp() -> str:

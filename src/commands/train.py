@@ -9,21 +9,19 @@ import shlex
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import prepare
-from ..errors import ConfigError, TapetumError, TrainingError
+from ..errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import lightning
+    from lightning.pytorch.loggers import Logger
 
     from ..runs.directory import RunDirectory
     from .preflight import Preflight
@@ -55,6 +53,7 @@ def train(composed: Composed, *, command: str = "") -> float | None:
     from ..runs.resume import find_resumed
     from .console import console
     from .preflight import preflight
+    from .resuming import take_up
 
     config: dict[str, Any] = {**composed.config, "resume": None}
     resume = composed.config["resume"]
@@ -74,7 +73,7 @@ def train(composed: Composed, *, command: str = "") -> float | None:
         run, checkpoint = create_run(config), None
     else:
         run, checkpoint = resumed
-        _take_up(run, checkpoint, config, checked)
+        take_up(run, checkpoint, config, checked)
     with run.command.open("a") as file:
         file.write(command + "\n")
     if world_size(config["trainer"]) > 1:
@@ -91,16 +90,14 @@ def execute(
     checked: Preflight | None = None,
 ) -> float | None:
     """Run what a run directory's config says, in this process; the best monitored value."""
-    import lightning
-
     from ..runs.directory import write_json
     from ..runs.environment import environment
     from ..runs.logs import logging_to
-    from .console import console, progress_to
+    from .console import console
     from .finders import search
-    from .finish import figures, infer, report_run, show, write_notes, write_results
-    from .memory import explained
     from .preflight import preflight
+    from .trackers import tracked
+    from .trainer_parts import quiet_lightning
 
     began = time.perf_counter()
     checked = checked or preflight(config)
@@ -111,35 +108,65 @@ def execute(
         if first:
             write_json(run.environment, environment())
         config = search(run, config, checked.index)
-        lightning.seed_everything(config["seed"], workers=False, verbose=False)
-        wired = _Wired(run, config, checked, progress_to(console, "decoding"))
-        if config["model"]["fit"]:
-            wired.fit(checkpoint)
-        else:
-            log.info("model.fit=false: nothing is trained, the network is evaluated as it is")
-        if not wired.trainer.is_global_zero:
-            return None
-        best = wired.load_best()
-        try:
-            predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
-        except (RuntimeError, MemoryError) as error:
-            raise explained(error, config, "predicting") from error
-        metrics = {**figures(predictions), **wired.summary(best), "run/seconds": time.perf_counter() - began}
-        write_notes(run, checked.index, wired.data.bad, checked.limits)
-        write_results(run, predictions, metrics)
-        page = report_run(run, checked.index.roots)
-        monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
-        show(metrics, monitor=monitor, title=config["name"], console=console)
-        if not config["trainer"].get("fast_dev_run"):
-            console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
-        return wired.best_value()
+        with tracked(run, config) as loggers:
+            return _execute(run, config, checkpoint, checked, loggers, began)
+
+
+def _execute(
+    run: RunDirectory,
+    config: Mapping[str, Any],
+    checkpoint: Path | None,
+    checked: Preflight,
+    loggers: Sequence[Logger],
+    began: float,
+) -> float | None:
+    """Fit, predict, evaluate, report, and hand the finished files to the trackers."""
+    import lightning
+
+    from .console import console, progress_to
+    from .finish import figures, infer, report_run, show, write_notes, write_results
+    from .memory import explained
+    from .weights import start_from
+
+    lightning.seed_everything(config["seed"], workers=False, verbose=False)
+    wired = _Wired(run, config, checked, progress_to(console, "decoding"), loggers)
+    if config["model"]["fit"]:
+        wired.fit(checkpoint)
+    else:
+        log.info("model.fit=false: nothing is trained, the network is evaluated as it is")
+        if config["weights"]:
+            start_from(wired.net, config["weights"], strict=True, allow=config["allow_targets"])
+    if not wired.trainer.is_global_zero:
+        return None
+    best = wired.load_best()
+    try:
+        predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
+    except (RuntimeError, MemoryError) as error:
+        raise explained(error, config, "predicting") from error
+    metrics = figures(predictions, own=getattr(wired.module, "metrics", None))
+    metrics |= {**wired.summary(best), "run/seconds": time.perf_counter() - began}
+    write_notes(run, checked.index, wired.data.bad, checked.limits)
+    write_results(run, predictions, metrics)
+    page = report_run(run, checked.index.roots)
+    if loggers:
+        wired.hand_over(metrics, predictions, best)
+    monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
+    show(metrics, monitor=monitor, title=config["name"], console=console)
+    if not config["trainer"].get("fast_dev_run"):
+        console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
+    return wired.best_value()
 
 
 class _Wired:
     """The objects of one run, in the order in which they depend on each other."""
 
     def __init__(
-        self, run: RunDirectory, config: Mapping[str, Any], checked: Preflight, progress: Any
+        self,
+        run: RunDirectory,
+        config: Mapping[str, Any],
+        checked: Preflight,
+        progress: Any,
+        loggers: Sequence[Logger],
     ) -> None:
         import lightning
 
@@ -151,22 +178,24 @@ class _Wired:
             parameter_counts,
         )
         from ..runs.checkpoints import AtomicCheckpointIO
+        from ..runs.history import MetricsCsv
         from ..runs.hooks import skip_empty_hooks
         from .console import console
+        from .trainer_parts import profiler
 
         self.run, self.config, self.checked = run, config, checked
         self.net = build_network(config)
         self.module = build_module(config, self.net, class_counts=class_counts(checked.index))
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
-        self.history, loggers = self._loggers()
-        settings = {**config["trainer"], "profiler": _profiler(config["trainer"].get("profiler"), run.path)}
+        self.history = MetricsCsv(run.history)
+        settings = {**config["trainer"], "profiler": profiler(config["trainer"].get("profiler"), run.path)}
         if not len(checked.index.rows("val")):
             settings["limit_val_batches"] = 0
         self.trainer = lightning.Trainer(
             **settings,
             callbacks=callbacks,
-            logger=loggers,
+            logger=[self.history, *loggers],
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.path,
             enable_model_summary=False,
@@ -195,14 +224,17 @@ class _Wired:
         config = self.config
         if checkpoint is not None:
             loaded = check_index(checkpoint, self.checked.index.fingerprint)
+            if "weights" in loaded["tapetum"]["metadata"]:
+                self.describe.facts["weights"] = loaded["tapetum"]["metadata"]["weights"]
             self.history.truncate(loaded["global_step"])
             log.info(
                 "resuming %s at epoch %d, step %d", self.run.path, loaded["epoch"] + 1, loaded["global_step"]
             )
         elif config["weights"]:
-            from .weights import start_from
+            from .weights import begin_from
 
-            start_from(self.net, config["weights"])
+            origin = begin_from(self.module, config["weights"], allow=config["allow_targets"])
+            self.describe.facts["weights"] = origin
         if config["train"]["compile"]:
             self.net.compile()
         try:
@@ -279,14 +311,25 @@ class _Wired:
             figures[f"best/{self.checked.monitor}"] = value
         return figures
 
+    def hand_over(
+        self, metrics: Mapping[str, float], predictions: Mapping[str, Any], best: Mapping[str, Any]
+    ) -> None:
+        """Give what the run has become to its trackers."""
+        from ..runs.trackers import FinishedRun
+        from .trackers import hand_over, samples
+
+        shown = samples(predictions, self.checked.index, self.config["data"]["decoder"])
+        logged = frozenset(self.history.columns)
+        step = self.trainer.global_step
+        hand_over(self.trainer.loggers[1:], FinishedRun(self.run, step, metrics, logged, best, shown))
+
     def _callbacks(self, console: Any) -> tuple[Any, list[lightning.Callback]]:
-        from ..config.build import build
         from ..runs.checkpoints import DescribeCheckpoint
         from ..runs.interrupt import StopOnSignal
         from ..runs.progress import TrainingProgress
         from ..runs.resume import GeneratorState
         from ..runs.throughput import Throughput
-        from .finders import is_finder
+        from .trainer_parts import configured_callbacks
 
         monitor, mode = self.checked.monitor, self.config["train"]["mode"]
         facts = {"index": self.checked.index.fingerprint, "generators": self.checked.index.generators()}
@@ -299,27 +342,8 @@ class _Wired:
             TrainingProgress(console, monitor),
             self.stop,
         ]
-        for name, node in self.config["callbacks"].items():
-            if node is None or is_finder(node) or (monitor is None and "monitor" in node):
-                continue
-            runtime = {"directory": self.run.checkpoints, "monitor": monitor, "mode": mode}
-            built = build(
-                node, allow=self.config["allow_targets"], **(runtime if name == "checkpoint" else {})
-            )
-            found += built if isinstance(built, list) else [built]
+        found += configured_callbacks(self.config, self.run.checkpoints, monitor)
         return describe, found
-
-    def _loggers(self) -> tuple[Any, list[Any]]:
-        from ..config.build import build
-        from ..runs.history import MetricsCsv
-
-        history = MetricsCsv(self.run.history)
-        others = [
-            build(node, allow=self.config["allow_targets"], directory=self.run.path)
-            for node in self.config["logger"].values()
-            if node is not None
-        ]
-        return history, [history, *others]
 
     def _explain(self, error: Any) -> str:
         paths = [self.checked.index.location(row)[1] for row in error.rows]
@@ -338,68 +362,10 @@ class _Wired:
         )
 
 
-def _take_up(run: RunDirectory, checkpoint: Path, config: Mapping[str, Any], checked: Preflight) -> None:
-    """Make a run ready to go on: same index, something left to do, and its config as it now is.
-
-    Raises TapetumError for a changed index and for a run that has come to its end.
-    """
-    from ..runs.directory import write_config
-    from ..runs.resume import check_index
-
-    metadata = check_index(checkpoint, checked.index.fingerprint)["tapetum"]["metadata"]
-    before = run.read_config()["trainer"]
-    if run.finished and all(before.get(key) == config["trainer"].get(key) for key in _LENGTH):
-        longer = 2 * (config["trainer"].get("max_epochs") or 10)
-        raise TapetumError(
-            f"{run.path} has finished, at step {metadata['step']}: its report is "
-            f"{run.report / 'index.html'}. To train on, type trainer.max_epochs={longer}; to start a new run "
-            f"from its weights, weights={run.path}"
-        )
-    run.metrics.unlink(missing_ok=True)  # its presence says that a run has finished
-    write_config(run, config)
-
-
-_LENGTH = ("max_epochs", "max_steps", "max_time")
-
-
 def monitored_value(run: RunDirectory, config: Mapping[str, Any]) -> float | None:
     """The best monitored value of a finished run, from its files."""
     value = run.read_metrics().get(f"best/{config['train']['monitor']}")
     return None if value is None else float(value)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Lightning's tips and its guesses about loaders stay out of the way of our own lines."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*`LeafSpec.*")
-        warnings.filterwarnings("ignore", message=".*log_every_n_steps.*")
-        warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")
-        warnings.filterwarnings("ignore", message=".*SWA is currently only supported every epoch.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
-
-
-def _profiler(choice: Any, directory: Path) -> Any:
-    """Lightning's profilers by name, writing into the run instead of a log that nobody sees."""
-    from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-
-    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-    if not isinstance(choice, str):
-        return choice
-    if choice not in kinds:
-        raise ConfigError(f"unknown value trainer.profiler={choice}: {', '.join(kinds)}")
-    return kinds[choice](dirpath=directory, filename="profile")
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -7,13 +7,24 @@ Phase 1 (`check_config`) reads sources and looks at paths and takes well under a
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
 from .arguments import missing_keys, unknown_keys, wrong_values
 from .compose import Composed
-from .schema import BESIDES, COLUMNS, COMPLETED_BELOW, INCOMPLETE, MAPPINGS, METRICS, PROVIDED
+from .joined import each, named
+from .schema import (
+    BESIDES,
+    COLUMNS,
+    COMPLETED_BELOW,
+    FIGURES,
+    INCOMPLETE,
+    MAPPINGS,
+    METRICS,
+    PROVIDED,
+)
 from .signatures import Parameter, Signature, absence, constant, signature
 from .targets import allow_problem, target_problem, walk_targets
 from .values import path_problems, select, value_problems
@@ -28,14 +39,18 @@ def check_config(composed: Composed, *, need_files: bool = True) -> None:
     need_files: whether data and weight files that are not there are problems; `tapetum check` tells what
         would run without them.
     """
-    config = composed.config
     problems = [
-        *_mapping_problems(config),
-        *_target_problems(config),
-        *value_problems(config),
-        *_monitor_problems(config),
-        *(path_problems(config) if need_files else ()),
-        *_column_problems(config),
+        named(problem, name)
+        for name, config in each(composed.config).items()
+        for problem in (
+            *_mapping_problems(config),
+            *_target_problems(config),
+            *value_problems(config),
+            *_metric_problems(config),
+            *_monitor_problems(config),
+            *(path_problems(config) if need_files else ()),
+            *_column_problems(config),
+        )
     ]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
@@ -47,7 +62,7 @@ def check_imported(config: Mapping[str, Any]) -> list[str]:
 
     allow = config.get("allow_targets") or []
     problems = []
-    for key, node in walk_targets(config):
+    for key, node in (found for one in each(config).values() for found in walk_targets(one)):
         target = node["_target_"]
         if target_problem(target, allow) or signature(target) is not None:
             continue  # phase 1 has told
@@ -58,7 +73,7 @@ def check_imported(config: Mapping[str, Any]) -> list[str]:
             continue
         if found is not None:
             problems += _argument_problems(key, node, found)
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 # -- keys ----------------------------------------------------------------------------------------------------
@@ -109,8 +124,18 @@ def _target_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if node.get("trust_remote_code"):
             yield f"{key}.trust_remote_code is never on: leave it out"
         found = signature(node["_target_"])
-        if found is not None:
+        if found is not None and found.kind == "function" and called_later(key) and not node.get("_partial_"):
+            yield (
+                f"{key}._target_={node['_target_']} is a function, which is called with logits and labels: "
+                f"type {key}._partial_=true"
+            )
+        elif found is not None:
             yield from _argument_problems(key, node, found)
+
+
+def called_later(key: str) -> bool:
+    """Whether at `key` a function itself is wanted and not its result: a loss or a metric."""
+    return re.match(r"model\.(loss\b|metrics\.)", key) is not None
 
 
 def _argument_problems(key: str, node: Mapping[str, Any], found: Signature) -> Iterator[str]:
@@ -137,13 +162,37 @@ def _provided_keys(key: str, node: Mapping[str, Any]) -> Iterator[str]:
 # -- what belongs together --------------------------------------------------------------------------------
 
 
+def _metric_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Names under model.metrics that are no names or are taken, and entries that name nothing to build."""
+    own = select(config, "model.metrics")
+    for name, node in own.items() if isinstance(own, Mapping) else ():
+        taken = FIGURES.get(str(config.get("task")), ())
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            yield (
+                f"model.metrics.{name}: the name of a metric takes letters, digits and _ only, and begins "
+                f"with a letter: type model.metrics.my_metric._target_=…"
+            )
+        elif name in taken:
+            yield (
+                f"model.metrics.{name}: val/{name} is there already: choose another name than "
+                f"{', '.join(taken)}"
+            )
+        if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
+            entry = f"model.metrics.{name}"
+            yield f"{entry} has no _target_: type {entry}=null, or {entry}._target_=package.module.Name"
+
+
 def _monitor_problems(config: Mapping[str, Any]) -> Iterator[str]:
     train = config.get("train")
     if not isinstance(train, Mapping) or not isinstance(train.get("monitor"), str):
         return
     monitor, mode = train["monitor"], train.get("mode")
     task = str(config.get("task"))
-    known = METRICS.get(task, {})
+    own = select(config, "model.metrics")
+    known: dict[str, str | None] = {
+        **METRICS.get(task, {}),
+        **{f"val/{name}": None for name, node in (own or {}).items() if node is not None},
+    }
     if monitor.startswith("test/"):
         yield f"train.monitor={monitor} would let the test split choose: type train.monitor=val/{monitor[5:]}"
         return

@@ -25,6 +25,7 @@ from omegaconf.errors import (
 )
 
 from ..errors import ConfigError, did_you_mean
+from . import joined
 
 CONFIG_MODULE = "tapetum.conf"
 CONFIG_NAME = "train"
@@ -46,9 +47,28 @@ class Composed:
 def compose(overrides: Sequence[str]) -> Composed:
     """Compose `train.yaml` under the overrides of a command line; works inside `hydra.main` too.
 
+    Of several data sets, `data=[a,b]`, each is composed alone; see `joined`.
+
     Raises ConfigError with every missing value and every interpolation that leads nowhere.
     """
-    return finish(compose_raw(overrides))
+    names = joined.chosen(overrides)
+    if not names:
+        return finish(compose_raw(overrides))
+    found: dict[str, Composed] = {}
+    problems: list[str] = []
+    for name in names:
+        words = (joined.of_set(word, name, names) for word in overrides)
+        try:
+            found[name] = finish(compose_raw([word for word in words if word is not None]))
+        except ConfigError as error:
+            problems += (joined.named(problem, name) for problem in error.problems)
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    config = joined.join({name: one.config for name, one in found.items()})
+    choices = {**next(iter(found.values())).choices, "data": "+".join(names)}
+    if all(one.config.get("name") == f"{choices.get('model')}-{name}" for name, one in found.items()):
+        config["name"] = f"{choices.get('model')}-{choices['data']}"
+    return Composed(config, choices)
 
 
 def finish(config: DictConfig) -> Composed:
@@ -62,6 +82,11 @@ def finish(config: DictConfig) -> Composed:
     missing = _missing_values(raw)
     problems = [f"{key} is missing: type {key}={_placeholder(key)}" for key in missing]
     problems += _broken_interpolations(config, raw, missing)
+    if "data" in config and "data" not in choices:  # Hydra records no list
+        problems.append(
+            "a YAML file chooses several data sets, whose keys would be merged: type data=[NAME,NAME] on the "
+            "command line instead"
+        )
     if problems:
         raise ConfigError(problems)
     plain = OmegaConf.to_container(config, resolve=True)
@@ -158,6 +183,12 @@ def _composition_problem(error: Exception) -> str:
         return f"a YAML file can't be read: {error.problem} at {where}"
     # The search path that Hydra appends names its own packages and helps nobody.
     text = str(error).split("Config search path:")[0]
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return (
+            f"{text.split(':')[0]} a list stands where there is a mapping, and YAML files are merged: "
+            "several losses are model.loss: {_target_: tapetum.modules.losses.Sum, terms: […], weights: "
+            "[…]}, or 'model.loss=[{loss:{_target_:…},weight:0.5},…]' on the command line"
+        )
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=")))
 

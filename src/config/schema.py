@@ -81,6 +81,7 @@ class Geometry:
     crop: int | list[int] | None = None
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     channels: Literal[1, 3] = 3
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ PROVIDED: dict[str, dict[str, str]] = {
         "seed": "type seed=N",
         "cache_dir": "type paths.cache=DIR",
         "progress": "leave it out",
+        "network": "type data.cache=features",
+        "precision": "type trainer.precision=bf16-mixed",
     },
     "data.index": {"root": "type data.root=DIR"},
     "optimizer": {"params": "leave it out: they are the network's"},
@@ -146,6 +149,9 @@ PROVIDED: dict[str, dict[str, str]] = {
         "monitor": "type train.monitor=val/METRIC",
         "mode": "type train.mode=max",
     },
+    "logger.tensorboard": {"directory": "type paths.outputs=DIR"},
+    "logger.wandb": {"directory": "type paths.outputs=DIR"},
+    "logger.mlflow": {"directory": "type logger.mlflow.tracking_uri=sqlite:///DIR/mlflow.db"},
 }
 
 # Besides the nodes above, those that get arguments at run time, so that required ones may be absent.
@@ -170,4 +176,12 @@ METRICS: dict[str, dict[str, str]] = {
         "train/loss": "min",
         "train/accuracy": "max",
     }
+}
+
+# What each task computes of a split of its own accord: names that a metric of the user's can't have.
+FIGURES: dict[str, tuple[str, ...]] = {
+    "detection": (
+        *(name.removeprefix("val/") for name in METRICS["detection"] if name.startswith("val/")),
+        *("nll", "brier", "ece", "accuracy_tuned", "threshold"),
+    )
 }

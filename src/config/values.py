@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .signatures import constant
+
 # Dotted key → smallest value that makes sense.
 _AT_LEAST: dict[str, float] = {
     "seed": 0,
@@ -36,7 +38,7 @@ _ABOVE_ZERO = ("optimizer.lr", "model.backbone_lr", "callbacks.checkpoint.every_
 
 
 def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers out of range, thresholds out of order, keys that exclude each other."""
+    """Numbers out of range, thresholds out of order."""
     for key, least in _AT_LEAST.items():
         value = _number(config, key)
         # Lightning's own word for "without end".
@@ -56,11 +58,6 @@ def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
             "type data.val_fraction=0.1"
         )
     yield from _thresholds(config)
-    if config.get("weights") is not None and config.get("resume") is not None:
-        yield (
-            f"weights={config['weights']} and resume={config['resume']} exclude each other: weights starts a "
-            "new run, resume goes on with one: type only one of them"
-        )
 
 
 def path_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -105,8 +102,16 @@ def _data_paths(config: Mapping[str, Any]) -> Iterator[str]:
     if not folder.exists():
         yield (
             f"data.root={root} does not exist: type data.root=DIR, "
-            f"or set TAPETUM_DATA=DIR where DIR/{folder.name} is the data"
+            f"or set TAPETUM_DATA=DIR where DIR/{folder.name} is the data{_origin(config)}"
         )
+
+
+def _origin(config: Mapping[str, Any]) -> str:
+    """Where the data are published, if their layout says so."""
+    target = select(config, "data.index._target_")
+    module = target.rpartition(".")[0] if isinstance(target, str) else ""
+    found = constant(module, "ORIGIN") if module else None
+    return f"; it is published at {found}" if found else ""
 
 
 def _thresholds(config: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -10,12 +10,15 @@ from torch import Tensor
 class DetectionBatch(TypedDict):
     """images uint8 [B, C, H, W], or a list of B uint8 [C, h, w] where sizes differ; the rest int64 [B].
 
-    B is 0, and images an empty list, where none of a batch could be read (data.on_bad_image=skip).
+    With data.cache=features a batch has `features` instead of images: float [B, …], what the network's frozen
+    part returned. B is 0, and images an empty list, where none of a batch could be read
+    (data.on_bad_image=skip).
     index is the row in the Index, so that every prediction can be traced to its file; labels are 0 real and
     1 generated; generators number the Index's sorted generators, -1 where none is known.
     """
 
-    images: Tensor | list[Tensor]
+    images: NotRequired[Tensor | list[Tensor]]
+    features: NotRequired[Tensor]
     index: Tensor
     labels: Tensor
     generators: Tensor

@@ -20,6 +20,7 @@ from ..images.geometry import InputSpec
 from ..images.sources import read_image
 from ..indexes.table import Index
 from .decoded import DecodedCache
+from .features import FeatureCache
 
 OnBadImage = Literal["raise", "skip"]
 
@@ -53,6 +54,7 @@ class ImageDataset(Dataset[LoadedBatch]):
     columns: int64 [len(index)] each, copied into the batch by row under their names.
     on_bad_image: `raise` a DataError that names the file, or `skip` it: the batch is smaller by one, down to
         an empty list of images, and the row and its reason are in `bad`.
+    features: a cache out of which batches have `features` instead of `images`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ImageDataset(Dataset[LoadedBatch]):
         backend: Backend = "fast",
         on_bad_image: OnBadImage = "raise",
         decoded: DecodedCache | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         if on_bad_image not in ("raise", "skip"):
             raise DataError(f"unknown value data.on_bad_image={on_bad_image}: raise, skip")
@@ -77,6 +80,7 @@ class ImageDataset(Dataset[LoadedBatch]):
         self.backend = backend
         self.on_bad_image = on_bad_image
         self.decoded = decoded
+        self.features = features
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
         try:
@@ -100,8 +104,12 @@ class ImageDataset(Dataset[LoadedBatch]):
     def _load(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
         rows: list[int] = []
         bad: dict[int, str] = {}
-        images = _gather(self._images(keys, rows, bad), len(keys))
-        batch: dict[str, Any] = {"images": images, "index": torch.tensor(rows, dtype=torch.int64)}
+        batch: dict[str, Any]
+        if self.features is None:
+            batch = {"images": _gather(self._images(keys, rows, bad), len(keys))}
+        else:
+            batch = {"features": self._kept(self.features, keys, rows, bad)}
+        batch["index"] = torch.tensor(rows, dtype=torch.int64)
         for name, values in self.columns.items():
             batch[name] = torch.from_numpy(values[rows])
         return LoadedBatch(batch, bad)
@@ -114,19 +122,31 @@ class ImageDataset(Dataset[LoadedBatch]):
             try:
                 image = self.resized(row)
             except ImageError as error:
-                if self.on_bad_image == "raise":
-                    raise DataError(self._explain(row, error)) from error
-                bad[row] = str(error)
+                bad[row] = self._left_out(row, error)
                 continue
             rows.append(row)
             yield self.augment(image, self.spec, sample_seed(self.seed, epoch, row))
 
-    def _explain(self, row: int, error: ImageError) -> str:
+    def _kept(
+        self, cache: FeatureCache, keys: Sequence[tuple[int, int]], rows: list[int], bad: dict[int, str]
+    ) -> Tensor:
+        """The features of the readable images; rows and bad as in `_images`."""
+        for _, row in keys:
+            if row in cache.bad:
+                bad[row] = self._left_out(row, ImageError(cache.bad[row]))
+            else:
+                rows.append(row)
+        return cache.take(rows)
+
+    def _left_out(self, row: int, error: ImageError) -> str:
+        """The reason for which a row is left out; DataError where none may be."""
+        if self.on_bad_image == "skip":
+            return str(error)
         root, path = self.index.location(row)
-        return (
+        raise DataError(
             f"image {root / path} can't be used: {error}. Mend or remove it, or leave such images out (they "
             f"are counted and listed in the run) with data.on_bad_image=skip"
-        )
+        ) from error
 
 
 def _pinned(value: Any) -> Any:

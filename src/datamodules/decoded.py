@@ -6,26 +6,23 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError, DataError, ImageError
+from ..errors import ConfigError, ImageError
 from ..images.augment import Augment
 from ..images.decode import Backend
 from ..images.geometry import InputSpec
 from ..images.sources import read_image
 from ..indexes.table import Index
-
-Progress = Callable[[int, int], None]
+from .kept import Progress, identity_of, kept_at, no_room
 
 _CHUNK = 64  # images a thread takes at a time, and after which progress is told
 
@@ -67,26 +64,10 @@ def decoded_cache(
     that could be taken for a cache. Raises ConfigError where images keep different sizes after the resize,
     DataError where the disk has no room for it or where the index does not know its files.
     """
-    square = spec.size is not None and spec.size[0] == spec.size[1]
-    if spec.size is None or not (spec.resize in ("squash", "pad") or (spec.resize == "shortest" and square)):
-        raise ConfigError(
-            f"data.cache=decoded needs a resize to one size, but the network's resize rule is "
-            f"{spec.resize!r}: type data.cache=none, or model.geometry.resize=squash"
-        )
-    if not index.edition:
-        raise DataError(
-            "data.cache=decoded needs an Index that knows when its files last changed, as "
-            "tapetum.indexes.build.build makes it: type data.cache=none"
-        )
-    height, width = (side + augment.enlarge for side in spec.size)
-    shape = (len(index), spec.channels, height, width)
-    described = [index.edition, list(shape), spec.resize, spec.interpolation, backend]
-    key = blake2b(json.dumps(described).encode(), digest_size=12).hexdigest()
-    directory = cache.expanduser() / "decoded" / key
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_suffix(".lock")):
+    identity = identity_of(index, spec, augment, backend)
+    with kept_at(cache, "decoded", identity) as directory:
         if not (directory / "cache.json").is_file():
-            _build(directory, index, spec, augment, backend, shape, progress)
+            _build(directory, index, spec, augment, backend, progress)
     return DecodedCache(directory)
 
 
@@ -96,28 +77,36 @@ def _build(
     spec: InputSpec,
     augment: Augment,
     backend: Backend,
-    shape: Sequence[int],
     progress: Progress | None,
 ) -> None:
+    shape = (len(index), *_first_shape(index, spec, augment, backend))
     unfinished = directory.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         _reserve(unfinished / "pixels.u8", math.prod(shape))
-        pixels = np.memmap(unfinished / "pixels.u8", np.uint8, "r+", shape=tuple(shape))
+        pixels = np.memmap(unfinished / "pixels.u8", np.uint8, "r+", shape=shape)
         bad = _decode_all(pixels, index, spec, augment, backend, progress)
         pixels.flush()
         described = {"shape": list(shape), "bad": {str(row): bad[row] for row in sorted(bad)}}
         (unfinished / "cache.json").write_text(json.dumps(described))
     except OSError as error:
-        raise DataError(
-            f"the decoded images ({math.prod(shape) / 1e9:.2f} GB) can't be kept below {directory.parent}: "
-            f"{error.strerror}. Type data.cache=none, or paths.cache=<a folder with room>"
-        ) from error
+        raise no_room("decoded images", math.prod(shape), directory, error.strerror) from error
     finally:
         if not (unfinished / "cache.json").is_file():
             shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.replace(directory)
+
+
+def _first_shape(index: Index, spec: InputSpec, augment: Augment, backend: Backend) -> tuple[int, int, int]:
+    """[C, h, w] that the resize rule makes of the first readable image; all others have to be like it."""
+    for row in range(len(index)):
+        try:
+            image = _resized(index, row, spec, augment, backend)
+        except ImageError:
+            continue
+        return image.shape[0], image.shape[1], image.shape[2]
+    return spec.channels, 1, 1  # nothing can be read, and each row says why
 
 
 def _reserve(file: Path, length: int) -> None:
@@ -144,17 +133,10 @@ def _decode_all(
     def decode(start: int) -> int:
         stop = min(start + _CHUNK, total)
         for row in range(start, stop):
-            root, path = index.location(row)
             try:
-                image = read_image(root, path, channels=spec.channels, backend=backend)
-                resized = augment.resize(image, spec, backend)
-                if resized.shape != pixels.shape[1:]:  # `shortest` gives one size to square images only
-                    raise ConfigError(
-                        f"data.cache=decoded needs a resize to one size, but the resize rule "
-                        f"{spec.resize!r} makes "
-                        f"{path} {resized.shape[2]}x{resized.shape[1]}: type data.cache=none, or "
-                        f"model.geometry.resize=squash"
-                    )
+                resized = _resized(index, row, spec, augment, backend)
+                if resized.shape != pixels.shape[1:]:
+                    raise _other_size(index.location(row)[1], resized.shape, pixels.shape[1:], spec)
                 pixels[row] = resized.numpy()
             except ImageError as error:
                 bad[row] = str(error)
@@ -168,3 +150,18 @@ def _decode_all(
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C, what has not begun is not waited for
     return bad
+
+
+def _resized(index: Index, row: int, spec: InputSpec, augment: Augment, backend: Backend) -> Tensor:
+    root, path = index.location(row)
+    return augment.resize(read_image(root, path, channels=spec.channels, backend=backend), spec, backend)
+
+
+def _other_size(path: str, shape: Sequence[int], first: Sequence[int], spec: InputSpec) -> ConfigError:
+    rule = (
+        f"the resize rule {spec.resize!r} makes {path} {shape[2]}x{shape[1]} and others {first[2]}x{first[1]}"
+    )
+    instead = "" if spec.resize == "none" else ", or model.geometry.resize=squash"
+    return ConfigError(
+        f"data.cache=decoded keeps images of one size, but {rule}: type data.cache=none{instead}"
+    )

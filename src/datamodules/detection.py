@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..images.augment import Augment
 from ..images.decode import Backend
 from ..images.geometry import InputSpec
 from ..indexes.table import Index
 from .dataset import ImageDataset, OnBadImage
-from .decoded import Progress, decoded_cache
+from .decoded import DecodedCache, decoded_cache
+from .features import FeatureCache, feature_cache, feature_problems
+from .kept import Progress
 from .loader import ImageLoader
 from .samplers import (
     EpochBatchSampler,
     EpochSampler,
     OrderedBatchSampler,
+    Rows,
     SamplerName,
     Shard,
     balanced_weights,
@@ -33,6 +39,10 @@ class DetectionDataModule(lightning.LightningDataModule):
     """Batches of `DetectionBatch` out of an Index with a `label` column.
 
     augment is used on the training split only; evaluation sees the plain geometry of input_spec.
+    cache: `decoded` keeps pixels, `features` what the frozen part of a network returns; batches then have
+        `features` instead of images.
+    network: whose features these are (a `backbones.frozen.FrozenFeatures`), with its final frozen weights and
+        on its device by the time that a loader is asked for. precision: of the run, as the Trainer names it.
     """
 
     def __init__(
@@ -46,13 +56,19 @@ class DetectionDataModule(lightning.LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int = 64,
         num_workers: int = 0,
-        cache: Literal["none", "decoded"] = "none",
+        cache: Literal["none", "decoded", "features"] = "none",
         on_bad_image: OnBadImage = "raise",
         decoder: Backend = "fast",
         sampler: SamplerName | None = None,
         progress: Progress | None = None,
+        network: nn.Module | None = None,
+        precision: str = "32-true",
     ) -> None:
         super().__init__()
+        if cache == "features":
+            problems = feature_problems(network, augment)
+            if problems:
+                raise ConfigError(problems)
         self.index = index
         self.input_spec = input_spec
         self.augment = augment
@@ -66,8 +82,11 @@ class DetectionDataModule(lightning.LightningDataModule):
         self.decoder: Backend = decoder
         self.sampler = sampler
         self.progress = progress
+        self.network = network
+        self.precision = precision
         self.bad: dict[int, str] = {}
         """Rows that could not be read and were left out, with the reason; filled while loaders are read."""
+        self._cache_key: str | None = None
         self._columns = {"labels": labels(index), "generators": index.codes("generator")[0]}
 
     def train_dataloader(self) -> ImageLoader:
@@ -76,7 +95,7 @@ class DetectionDataModule(lightning.LightningDataModule):
         # Lightning's overfit_batches takes the first batches of each epoch: they must stay the same ones.
         repeat = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         sampler = EpochSampler(rows, seed=self.seed, weights=self._weights(rows), repeat=repeat)
-        return self._loader(EpochBatchSampler(sampler, self.batch_size, self._shard()), self.augment)
+        return self._loader(EpochBatchSampler(sampler, self.batch_size, self._shard()), rows, self.augment)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """The validation split in order; an empty list where there is none."""
@@ -84,10 +103,13 @@ class DetectionDataModule(lightning.LightningDataModule):
 
     def eval_dataloader(self, split: Split, *, shard: Shard | None = None) -> ImageLoader:
         """Any split in order, without augmentation: what validation and inference read."""
-        batches = OrderedBatchSampler(self.index.rows(split), self.eval_batch_size, shard or self._shard())
-        return self._loader(batches, Augment())
+        rows = self.index.rows(split)
+        batches = OrderedBatchSampler(rows, self.eval_batch_size, shard or self._shard())
+        return self._loader(batches, rows, Augment())
 
-    def _loader(self, batches: EpochBatchSampler | OrderedBatchSampler, augment: Augment) -> ImageLoader:
+    def _loader(
+        self, batches: EpochBatchSampler | OrderedBatchSampler, rows: Rows, augment: Augment
+    ) -> ImageLoader:
         decoded = None
         if self.cache == "decoded":
             decoded = decoded_cache(
@@ -98,18 +120,58 @@ class DetectionDataModule(lightning.LightningDataModule):
                 cache=self.cache_dir,
                 progress=self.progress,
             )
-        dataset = ImageDataset(
+        features = self._features(batches, rows, augment) if self.cache == "features" else None
+        dataset = self._dataset(augment, self.on_bad_image, decoded, features)
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ImageLoader(dataset, batches, num_workers=self.num_workers, pin_memory=on_gpu, bad=self.bad)
+
+    def _dataset(
+        self,
+        augment: Augment,
+        on_bad_image: OnBadImage,
+        decoded: DecodedCache | None = None,
+        features: FeatureCache | None = None,
+    ) -> ImageDataset:
+        return ImageDataset(
             self.index,
             self.input_spec,
             augment,
             seed=self.seed,
             columns=self._columns,
             backend=self.decoder,
-            on_bad_image=self.on_bad_image,
+            on_bad_image=on_bad_image,
             decoded=decoded,
+            features=features,
         )
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return ImageLoader(dataset, batches, num_workers=self.num_workers, pin_memory=on_gpu, bad=self.bad)
+
+    def _features(
+        self, batches: EpochBatchSampler | OrderedBatchSampler, rows: Rows, augment: Augment
+    ) -> FeatureCache:
+        """The cache with the rows that these batches come from, in every epoch and every process."""
+        network: Any = self.network
+        few = 0 if self.trainer is None else int(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if few:  # only so many batches will be looked at
+            rows = np.unique([row for keys in islice(batches, few) for _, row in keys])
+
+        def read(rows: Rows, bad: dict[int, str]) -> Iterable[Mapping[str, Any]]:
+            missing = OrderedBatchSampler(rows, self.eval_batch_size, Shard())
+            dataset = self._dataset(augment, "skip")
+            return ImageLoader(dataset, missing, num_workers=self.num_workers, pin_memory=False, bad=bad)
+
+        self._cache_key = self._cache_key or network.cache_key()
+        return feature_cache(
+            self.index,
+            self.input_spec,
+            augment,
+            network,
+            rows,
+            read=read,
+            weights=self._cache_key,
+            backend=self.decoder,
+            precision=self.precision,
+            cache=self.cache_dir,
+            progress=self.progress,
+        )
 
     def _weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.sampler is None:

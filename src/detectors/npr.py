@@ -38,7 +38,7 @@ class NPR(nn.Module):
         if size is None:
             self.input_spec = InputSpec(size=None, resize="none")
         else:
-            self.input_spec = InputSpec(size=(size, size), resize="squash", interpolation="bilinear")
+            self.input_spec = InputSpec(size=(size, size), resize="squash", strict=True)
         self.normalize = Normalize(*IMAGENET)
         self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

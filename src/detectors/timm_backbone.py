@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..backbones import freezing, timm_tower
+from ..backbones.frozen import weights_hash
 from ..errors import ConfigError
 from ..images.geometry import InputSpec, ResizeRule
-from ..images.normalize import Normalize
+from ..images.normalize import Normalize, Statistics
 
 RESIZE_RULES: dict[str, ResizeRule] = {"center": "shortest", "squash": "squash", "border": "pad"}
 
@@ -47,9 +47,10 @@ class TimmBackbone(freezing.KeepsFrozen):
                 f"model.net.classes={classes} is no number of outputs: 1 (a logit) or more (k-way)"
             )
         config = timm_tower.pretrained_config(name)
+        self.name = name
         self.pretrained = pretrained
-        self.input_spec = _input_spec(config, size, channels)
-        self.normalize = Normalize(*_statistics(config, channels))
+        self.input_spec = geometry(config, size, channels)
+        self.normalize = Normalize(*statistics(config, channels))
         self.backbone = timm_tower.create(name, pretrained=pretrained, in_chans=channels, image_size=size)
         self.classifier = nn.Sequential(
             nn.Linear(timm_tower.width(self.backbone), hidden),
@@ -64,10 +65,27 @@ class TimmBackbone(freezing.KeepsFrozen):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W], uint8 or float in [0, 1] -> logits float32 [B], or [B, classes] when k-way."""
-        with torch.no_grad() if freezing.is_frozen(self.backbone) else nullcontext():
-            features = self.backbone(self.normalize(images))
+        if freezing.is_frozen(self.backbone):
+            return self.forward_features(self.frozen_features(images))
+        return self.forward_features(self.backbone(self.normalize(images)))
+
+    def frozen_features(self, images: Tensor) -> Tensor:
+        """As `FrozenFeatures`: what the backbone returns, [B, D]."""
+        self._check_frozen()
+        with torch.no_grad():
+            features: Tensor = self.backbone(self.normalize(images))
+        return features
+
+    def forward_features(self, features: Tensor) -> Tensor:
+        """As `FrozenFeatures`: the head alone."""
         logits: Tensor = self.classifier(features).float()
         return logits.squeeze(1) if self.classes == 1 else logits
+
+    def cache_key(self) -> str:
+        """As `FrozenFeatures`."""
+        self._check_frozen()
+        normalized = (self.normalize.mean, self.normalize.std)
+        return weights_hash(self.backbone.state_dict().items(), self.name, normalized)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that may learn at a rate of their own (`optim.groups`)."""
@@ -79,8 +97,16 @@ class TimmBackbone(freezing.KeepsFrozen):
             return frozenset()
         return frozenset(f"backbone.{name}" for name in self.backbone.state_dict())
 
+    def _check_frozen(self) -> None:
+        if not freezing.is_frozen(self.backbone):
+            raise ConfigError(
+                "nothing of TimmBackbone is frozen as it stands, so there are no features to keep: type "
+                "model.net.freeze=true, or data.cache=decoded"
+            )
 
-def _input_spec(config: dict[str, Any], size: int | None, channels: Literal[1, 3]) -> InputSpec:
+
+def geometry(config: dict[str, Any], size: int | None, channels: Literal[1, 3]) -> InputSpec:
+    """How timm evaluates a model whose `pretrained_config` this is; size: of the crop, None for its own."""
     height, width = (size, size) if size is not None else config["input_size"][1:]
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
     return InputSpec(
@@ -92,9 +118,10 @@ def _input_spec(config: dict[str, Any], size: int | None, channels: Literal[1, 3
     )
 
 
-def _statistics(config: dict[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(config: dict[str, Any], channels: int) -> Statistics:
+    """Mean and standard deviation a channel of a model whose `pretrained_config` this is."""
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if channels == len(mean):
-        return mean, std
+        return Statistics(mean, std)
     # One grey channel stands for all of them, so it is centred and scaled by their average.
-    return (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return Statistics((sum(mean) / len(mean),), (sum(std) / len(std),))

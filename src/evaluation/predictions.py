@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DataError
+from .generators import DATA
 
 DETECTION = pa.schema(
     [
@@ -45,8 +46,9 @@ def read_predictions(path: Path) -> pa.Table:
 def check_predictions(table: pa.Table, source: str = "predictions") -> pa.Table:
     """The table with exactly the columns of `DETECTION`, in that order and with those types.
 
-    Only the spelling of a type may differ (large or dictionary-encoded strings, a generator column without a
-    value). Raises DataError, naming `source`, with every problem found.
+    `data`, which joined data sets have, is kept behind them. Only the spelling of a type may differ (large or
+    dictionary-encoded strings, a generator column without a value). Raises DataError, naming `source`, with
+    every problem found.
     """
     problems: list[str] = []
     columns: list[pa.ChunkedArray] = []
@@ -65,6 +67,8 @@ def check_predictions(table: pa.Table, source: str = "predictions") -> pa.Table:
     if not problems:
         checked = pa.Table.from_arrays(columns, schema=DETECTION)
         problems = _value_problems(checked)
+        if not problems and DATA in table.column_names:
+            checked = checked.append_column(DATA, table[DATA].cast(pa.string()))
         if not problems:
             return checked
     found = ", ".join(table.column_names) or "none"

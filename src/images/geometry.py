@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class InputSpec:
     crop: (height, width) cut out of the resized image, centred outside training; None keeps it whole.
     interpolation: kernel of the resize, always antialiased except `nearest`.
     channels: 3 for RGB, 1 for grey or infrared.
+    strict: whether Pillow resizes, to the bit, whatever backend is asked for: published detectors are
+        compared with their originals from the file on.
     """
 
     size: Size | None
@@ -38,6 +41,7 @@ class InputSpec:
     crop: Size | None = None
     interpolation: Interpolation = "bilinear"
     channels: Literal[1, 3] = 3
+    strict: bool = False
 
     def __post_init__(self) -> None:
         """Turn the lists of a config into tuples; raise ConfigError for all that is wrong at once."""
@@ -63,6 +67,21 @@ class InputSpec:
         if self.crop is not None:
             return self.crop
         return self.size if self.resize in ("squash", "pad") else None
+
+
+def with_geometry(spec: InputSpec, geometry: Mapping[str, Any]) -> InputSpec:
+    """A network's spec with the fields of `model.geometry` for its own; one number is a square.
+
+    Raises ConfigError for a field that there is not, or a value that does not fit.
+    """
+    unknown = sorted(set(geometry) - set(asdict(spec)))
+    if unknown:
+        raise ConfigError(f"unknown key model.geometry.{unknown[0]}: it takes {', '.join(asdict(spec))}")
+    fields = dict(geometry)
+    for name in ("size", "crop"):
+        if isinstance(fields.get(name), int):
+            fields[name] = (fields[name], fields[name])
+    return replace(spec, **fields)
 
 
 def prepare(image: torch.Tensor, spec: InputSpec, *, backend: Backend = "fast") -> torch.Tensor:
@@ -91,6 +110,7 @@ def resize(
     check_backend(backend)
     if spec.resize == "none" or spec.size is None:
         return image
+    backend = "pillow" if spec.strict else backend
     height, width = image.shape[-2:]
     target = (spec.size[0] + enlarge, spec.size[1] + enlarge)
     if spec.resize == "squash":

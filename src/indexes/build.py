@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 from ..errors import ConfigError, DataError, did_you_mean
 from .cache import cached, describe
 from .splits import carve, check_groups, limited, without_copies
-from .table import MEMBER, SPLITS, Index, Listing, Split, digest, to_table
+from .table import MEMBER, SPLITS, Index, Listing, Split, digest, join, to_table
 from .walk import IMAGE_SUFFIXES, MissingFolder, Stamps, stamps
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def build(
     required: Collection[str] = ("label",),
     splits: Collection[Split] = (),
     name: str,
+    part: bool = False,
 ) -> Index:
     """The Index of a data set.
 
@@ -57,6 +60,7 @@ def build(
     required: columns that must be there; with `label` also a value in every row and two classes in train.
     splits: splits that must not be empty, besides those that roots and limit name.
     name: of the data set, for messages.
+    part: of several data sets, see `build_joined`: its train split may have one class only.
 
     Raises ConfigError for arguments out of range, DataError for what is wrong on the disk.
     """
@@ -90,7 +94,19 @@ def build(
             f"that paths.cache (TAPETUM_CACHE) can be written"
         ) from error
     named = {*splits, *split_roots, *(limits if isinstance(limit, Mapping) else ())}
-    _check_use(index, required, [split for split in SPLITS if split in named], limits, name)
+    _check_use(index, required, [split for split in SPLITS if split in named], limits, name, part)
+    return index
+
+
+def build_joined(parts: Mapping[str, Index], *, required: Collection[str] = ("label",)) -> Index:
+    """Several data sets, each built with `part=True`, as the one Index that is learnt from; see `table.join`.
+
+    Raises DataError where a file is in two of them, or the training images of all are of one class.
+    """
+    name = " and ".join(parts)
+    index = join(parts)
+    _check_unique(index.table, index.roots, name)
+    _check_use(index, required, [], {}, name)
     return index
 
 
@@ -150,16 +166,17 @@ def _listed(
         stamped = {}
     notes: Counter[str] = Counter()
     tables = []
-    for number, ((split, _), listing) in enumerate(zip(sources, listings, strict=True)):
+    kept: list[Path] = []
+    for (split, folder), listing in zip(sources, listings, strict=True):
         notes.update(listing.notes)
-        tables.append(_placed(listing.table, number, split, split_roots, notes))
-    kept = tuple(folder for _, folder in sources)
+        tables.append(_placed(listing.table, len(kept), split, split_roots, notes))
+        kept += [folder, *(Path(_absolute(other)) for other in listing.roots)]
     table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().combine_chunks()
     table = to_table({column: table.column(column) for column in table.column_names})
     if any(listing.copies for listing in listings):
         table, found = without_copies(table)
         notes.update(found)
-    return table, kept, dict(notes), stamped or None
+    return table, tuple(kept), dict(notes), stamped or None
 
 
 def _list(layout: Layout, split: Split | None, folder: Path, name: str) -> Listing:
@@ -168,20 +185,34 @@ def _list(layout: Layout, split: Split | None, folder: Path, name: str) -> Listi
     except MissingFolder as error:
         override = "data.root" if split is None else f"data.roots.{split}"
         missing = _absolute(error.folder)
-        raise DataError(
+        origin = _origin(layout)
+        raise MissingFolder(
+            error.folder,
             f"{override}={missing} is not a folder: type {override}=<folder of {name}>"
             + (
                 f", or set TAPETUM_DATA to the folder that holds {Path(missing).name}/"
                 if split is None
                 else ""
             )
+            + (f". {name} is at {origin}" if origin else ""),
         ) from error
 
 
+def _origin(layout: Layout) -> str | None:
+    """Where a layout's data set is published: the constant ORIGIN of its module."""
+    while isinstance(layout, functools.partial):
+        layout = layout.func
+    found = getattr(sys.modules.get(layout.__module__), "ORIGIN", None)
+    return found if isinstance(found, str) else None
+
+
 def _placed(
-    table: pa.Table, number: int, split: Split | None, split_roots: Collection[Split], notes: Counter[str]
+    table: pa.Table, before: int, split: Split | None, split_roots: Collection[Split], notes: Counter[str]
 ) -> pa.Table:
-    """A listing's rows with `root` and `split`, without those that another root or split answers for."""
+    """A listing's rows with `root` and `split`, without those that another root or split answers for.
+
+    before: how many roots the listings before this one have.
+    """
     given = table.column("split").to_pylist() if "split" in table.column_names else [None] * table.num_rows
     if any(value is None for value in given) and any(value is not None for value in given):
         row = given.index(None)
@@ -204,8 +235,10 @@ def _placed(
     if not keep.all():
         notes[reason] += int((~keep).sum())
     columns = {name: table.column(name) for name in table.column_names}
-    roots = np.full(len(given), number, dtype=np.int16)
-    return to_table({**columns, "root": pa.array(roots), "split": placed.tolist()}).filter(pa.array(keep))
+    own = np.asarray(columns["root"]) if "root" in columns else np.zeros(len(given), np.int16)
+    return to_table({**columns, "root": pa.array(own + np.int16(before)), "split": placed.tolist()}).filter(
+        pa.array(keep)
+    )
 
 
 def _check_overlap(split_roots: Mapping[Split, Path]) -> None:
@@ -296,7 +329,12 @@ def _fingerprint(table: pa.Table, sizes: list[int]) -> str:
 
 
 def _check_use(
-    index: Index, required: Collection[str], splits: list[Split], limits: Mapping[Split, int], name: str
+    index: Index,
+    required: Collection[str],
+    splits: list[Split],
+    limits: Mapping[Split, int],
+    name: str,
+    part: bool = False,
 ) -> None:
     """DataError where the index can't serve what it is wanted for."""
     counts = index.counts()
@@ -322,7 +360,7 @@ def _check_use(
             f"{labels.null_count} images of {name} have no label, the first is {index.location(row)[1]}: "
             "label every image"
         )
-    if "train" in counts and len(counts["train"]) < 2:
+    if "train" in counts and len(counts["train"]) < 2 and not part:
         (only, number), limited_to = next(iter(counts["train"].items())), limits.get("train")
         raise DataError(
             f"the train split of {name} has one class only ({only}: {number}): training needs at least two"

@@ -1,8 +1,13 @@
-"""A list of images, csv or parquet, with the columns path, label and optionally split, generator, group."""
+"""A list of images, csv, parquet or json: path, label and optionally split, generator, group.
+
+Lists of other projects are taken as they are: `filename` is a path, and `typ` (ClipBased) is `real` or the
+generator's name.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,16 +25,19 @@ COLUMNS: tuple[str, ...] = ("path", "split", "group", "label", "generator")
 
 LABELS: Mapping[str, int] = {"real": 0, "generated": 1, "fake": 1, "0": 0, "1": 1}
 
-_READ = ("path", "label", "split", "generator", "group")
+_READ = ("path", "label", "split", "generator", "group", "typ")
+_OTHER_NAMES = {"filename": "path"}
 
 
 def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] = LABELS) -> Listing:
     """The rows of `file` in their order; columns that it lacks are lacking in the index.
 
-    file: relative to root, or absolute; `.csv` (UTF-8, comma, a header row, RFC 4180 quotes) or `.parquet`.
+    file: relative to root, or absolute; `.csv` (UTF-8, comma, a header row, RFC 4180 quotes), `.parquet` or
+        `.json` (a list of objects that all have the same keys).
     labels: what stands in the label column → 0 (real) or 1 (generated).
     `path` is relative to root, or absolute and below it. `split` is train, val or test (also valid,
-    validation). An empty split, generator or group is a null.
+    validation). An empty split, generator or group is a null. Where there is no column label, `typ` tells it:
+    `real`, in any case, or the generator of a generated image.
 
     Raises DataError that names the row and the value for whatever is not so. Whether the files are there is
     checked when the index is built.
@@ -38,29 +46,38 @@ def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] =
         raise MissingFolder(root)
     manifest = root / file
     if not manifest.is_file():
-        raise DataError(f"{manifest} is not a file: type data.index.file=<csv or parquet in {root}>")
+        raise DataError(f"{manifest} is not a file: type data.index.file=<csv, parquet or json in {root}>")
     meanings = _meanings(labels)
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
     if manifest.suffix.lower() not in readers:
-        raise ConfigError(f"data.index.file={file}: must end in .csv or .parquet")
+        raise ConfigError(f"data.index.file={file}: must end in .csv, .parquet or .json")
     rows = readers[manifest.suffix.lower()](manifest)
-    header = next(rows)[1]
+    header = [_OTHER_NAMES.get(name, name) for name in next(rows)[1]]
+    twice = sorted({name for name in header if header.count(name) > 1} & {*_READ})
+    if twice:
+        raise DataError(f"{manifest} has several columns for {twice[0]}: keep one")
     if "path" not in header:
         raise DataError(
             f"{manifest} has no column path; it has {', '.join(header)}. Name the column of files path"
         )
-    columns: dict[str, list[Any]] = {name: [] for name in _READ if name in header}
-    absolute_root = f"{os.path.abspath(root)}{os.sep}"  # noqa: PTH100 - Path.absolute keeps ".."
-    for where, row in rows:
+    typed = "typ" in header and "label" not in header
+    given = [name for name in COLUMNS if name in header or (typed and name in ("label", "generator"))]
+    columns: dict[str, list[Any]] = {name: [] for name in given}
+    absolute_root = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - keeps ".." and "/"
+    for where, cells in rows:
+        row = {_OTHER_NAMES.get(name, name): value for name, value in cells.items()}
         columns["path"].append(_path(row["path"], absolute_root, where))
         if "label" in header:
             columns["label"].append(_label(row["label"], meanings, where))
+        elif typed:
+            label, row["generator"] = _typ(row["typ"], where)
+            columns["label"].append(label)
         if "split" in header:
             columns["split"].append(_split(row["split"], where))
         for name in ("generator", "group"):
-            if name in header:
+            if name in columns:
                 columns[name].append(_text(row[name]) or None)
-    unused = [name for name in header if name not in _READ]
+    unused = [name for name in header if name not in columns and not (typed and name == "typ")]
     notes = {f"columns of {manifest.name} not used: {', '.join(unused)}": len(unused)} if unused else {}
     if "label" in columns:
         # A table of labelled real and generated images is a detection table even where no generator is known.
@@ -98,10 +115,35 @@ def _parquet_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
     header = parquet.schema_arrow.names
     yield "", header
     number = 0
-    for batch in parquet.iter_batches(columns=[name for name in header if name in _READ]):
+    for batch in parquet.iter_batches(columns=[name for name in header if name in (*_READ, *_OTHER_NAMES)]):
         for row in batch.to_pylist():
             number += 1
             yield f"row {number} of {manifest}", row
+
+
+def _json_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        rows = json.loads(manifest.read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # undecodable bytes, too
+        raise DataError(f"{manifest} is not json in UTF-8 ({error}): write it anew") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f'{manifest} is not a list of objects such as {{"path": …, "label": 0}}')
+    yield "", list(rows[0])
+    for number, row in enumerate(rows, start=1):
+        if row.keys() != rows[0].keys():
+            raise DataError(
+                f"row {number} of {manifest} has the keys {', '.join(row)}, the first has "
+                f"{', '.join(rows[0])}: give every row the same"
+            )
+        yield f"row {number} of {manifest}", row
+
+
+def _typ(value: Any, where: str) -> tuple[int, str | None]:
+    """(label, generator) of the one word that ClipBased's lists have for both."""
+    text = _text(value)
+    if not text:
+        raise DataError(f"{where} has no typ: write real, or what generated the image")
+    return (0, None) if text.casefold() == "real" else (1, text)
 
 
 def _meanings(labels: Mapping[str, int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -149,18 +150,21 @@ class Index:
 class Listing:
     """What a layout found below one root.
 
-    table: columns of TYPES without `root`; `split` absent or all null where the layout has no splits.
+    table: columns of TYPES; `split` absent or all null where the layout has no splits, `root` only where
+        `roots` has more than the root that was listed.
     notes: what was left aside or is odd, and how often.
     watched: folders (with all folders below) and files whose modification times decide whether the listing is
         still true; relative to nothing, so absolute or as the root was given.
     copies: `group` is a hash of the file's bytes, so that the same image is never learnt from and evaluated
         on: the copies in train are removed and counted.
+    roots: further folders that paths are relative to: 0 in `root` is the listed root, n the nth of these.
     """
 
     table: pa.Table
     watched: Sequence[Path]
     notes: Mapping[str, int] = field(default_factory=dict)
     copies: bool = False
+    roots: Sequence[Path] = ()
 
 
 def to_table(columns: Mapping[str, Any]) -> pa.Table:
@@ -173,15 +177,23 @@ def to_table(columns: Mapping[str, Any]) -> pa.Table:
 
 
 def join(indexes: Mapping[str, Index]) -> Index:
-    """Several data sets as one Index; column `data` says where a row came from, absent columns are null."""
+    """Several data sets as one Index; column `data` says where a row came from, absent columns are null.
+
+    A generator that several sets name is told apart by its set: `genimage.ADM`.
+    """
     tables: list[pa.Table] = []
     roots: list[Path] = []
     notes: dict[str, int] = {}
+    named = Counter(name for index in indexes.values() for name in index.generators())
     for name, index in indexes.items():
         table = index.table
         shifted = pc.cast(pc.add(pc.cast(table.column("root"), pa.int32()), len(roots)), pa.int16())
         columns = {column: table.column(column) for column in table.column_names}
-        tables.append(to_table({**columns, "root": shifted, "data": [name] * len(index)}))
+        if "generator" in columns:
+            again = {generator: f"{name}.{generator}" for generator, times in named.items() if times > 1}
+            columns["generator"] = _renamed(columns["generator"], again)
+        data = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(index), np.int32)), pa.array([name]))
+        tables.append(to_table({**columns, "root": shifted, "data": data}))
         roots += index.roots
         notes |= {f"{name}: {note}": count for note, count in index.notes.items()}
     joined = pa.concat_tables(tables, promote_options="permissive")
@@ -201,6 +213,13 @@ def digest(*parts: object) -> str:
     for part in parts:
         hashed.update(repr(part).encode("utf-8", "surrogateescape") + b"\0")
     return hashed.hexdigest()
+
+
+def _renamed(values: pa.ChunkedArray, names: Mapping[str, str]) -> pa.Array:
+    """A column of names in which some are called otherwise."""
+    encoded = values.combine_chunks()
+    called = [names.get(name, name) for name in encoded.dictionary.to_pylist()]
+    return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(called, pa.string()))
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:

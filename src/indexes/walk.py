@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import DataError
@@ -19,11 +19,11 @@ Stamps = Mapping[str, tuple[int, ...]]
 
 
 class MissingFolder(DataError):
-    """A root that is not there; `build` says which override names it."""
+    """A root that is not there; a layout names the folder, `build` says which override does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, message: str = "") -> None:
         self.folder = folder
-        super().__init__(f"{folder} is not a folder")
+        super().__init__(message or f"{folder} is not a folder")
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -72,6 +72,36 @@ def images_below(folder: Path, notes: Counter[str]) -> list[str]:
                 f"(convmv -f latin1 -t utf8 -r --notest {folder})"
             )
     return found
+
+
+def folders_named(root: Path, names: Collection[str], notes: Counter[str]) -> list[str]:
+    """Sorted paths, relative to root and with `/`, of all folders below it that have one of these names.
+
+    names: in lower case; folders match in any case. What lies inside a folder that matches is its own matter.
+    Images that lie outside all of them are counted in notes. Raises MissingFolder where root is not there.
+    """
+    if not root.is_dir():
+        raise MissingFolder(root)
+    found: list[str] = []
+    pending = [(str(root), "")]
+    seen: set[tuple[int, int]] = set()
+    while pending:
+        path, prefix = pending.pop()
+        if _visited(path, seen):
+            continue
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if _hidden(name):
+                    notes["hidden files and folders left out"] += 1
+                elif not entry.is_dir():
+                    if _is_image(name):
+                        notes["images left out that lie outside every class folder"] += 1
+                elif name.casefold() in names:
+                    found.append(prefix + name)
+                else:
+                    pending.append((entry.path, f"{prefix}{name}/"))
+    return sorted(found)
 
 
 def stamps(watched: Iterable[Path]) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sized
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..backbones.precision import autocast
 from ..modules.detection import binary_logit
 
 
@@ -40,6 +40,7 @@ def detect(
 ) -> Detected:
     """Run a detector (images uint8 → logits [B] or [B, k]) over batches with `images` and `index`.
 
+    Batches may have `features` that were kept instead of images; the module's `net` goes on from there.
     precision follows the Trainer's names: `bf16-mixed` and `16-mixed` autocast, anything else runs as it is.
     The module is moved to the device and left in eval mode.
     """
@@ -52,13 +53,11 @@ def detect(
         for number, batch in enumerate(batches, start=1):
             if not len(batch["index"]):  # none of its images could be read
                 continue
-            images = batch["images"]
-            moved = (
-                [one.to(device) for one in images]
-                if isinstance(images, list)
-                else images.to(device, non_blocking=True)
-            )
-            logits.append(binary_logit(module(moved)).float().cpu())
+            if "features" in batch:
+                found = _from_features(module, batch["features"], device)
+            else:
+                found = answers(module, batch["images"], device)
+            logits.append(found.cpu())
             rows.append(batch["index"])
             if progress is not None:
                 progress(number, total)
@@ -68,9 +67,16 @@ def detect(
     return Detected(torch.cat(rows).numpy(), torch.cat(logits).numpy(), seconds)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The autocast context of a Trainer precision name."""
-    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    if precision not in kinds:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=kinds[precision])
+def answers(module: nn.Module, images: Tensor | list[Tensor], device: torch.device) -> Tensor:
+    """Logits float32 [B] on the device, of images uint8 [B, C, H, W] or a list of [C, h, w] anywhere."""
+    moved = (
+        [one.to(device) for one in images]
+        if isinstance(images, list)
+        else images.to(device, non_blocking=True)
+    )
+    return binary_logit(module(moved)).float()
+
+
+def _from_features(module: Any, features: Tensor, device: torch.device) -> Tensor:
+    """The same of features that were kept (`data.cache=features`)."""
+    return binary_logit(module.net.forward_features(features.to(device, non_blocking=True))).float()

@@ -31,7 +31,10 @@ DETECTION_SCHEMA = pa.schema(
 def detection_predictions(
     index: Index, rows: NDArray[np.int64], logits: NDArray[np.float32], thresholds: Thresholds
 ) -> pa.Table:
-    """Predictions of Index rows int64 [n] with logits float32 [n]; a row that comes twice is kept once."""
+    """Predictions of Index rows int64 [n] with logits float32 [n]; a row that comes twice is kept once.
+
+    Where several data sets were joined, the column `data` stands behind those of DETECTION_SCHEMA.
+    """
     rows, first = np.unique(rows, return_index=True)
     logits = logits[first].astype(np.float32)
     probability = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
@@ -41,7 +44,7 @@ def detection_predictions(
         if "generator" in taken.column_names
         else pa.nulls(len(rows), pa.string())
     )
-    return pa.table(
+    table = pa.table(
         {
             "index": rows,
             "path": taken.column("path").cast(pa.string()),
@@ -55,6 +58,9 @@ def detection_predictions(
         },
         schema=DETECTION_SCHEMA,
     )
+    if "data" in taken.column_names:
+        table = table.append_column("data", taken.column("data").cast(pa.string()))
+    return table
 
 
 def write_predictions(table: pa.Table, path: Path) -> None:

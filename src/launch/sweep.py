@@ -15,7 +15,8 @@ import yaml
 from omegaconf import DictConfig
 
 from ..config.check import check_config
-from ..config.compose import Composed, finish
+from ..config.compose import Composed, compose, finish
+from ..config.joined import chosen
 from ..errors import ConfigError
 from ..runs.directory import RunDirectory, create_run
 
@@ -43,7 +44,8 @@ def run_jobs(jobs: Sequence[Job], directory: Path, stop_on_failure: bool) -> lis
     shared = set(jobs[0].overrides).intersection(*(job.overrides for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
         try:
-            composed.append(finish(job.composed))
+            # Of several data sets Hydra has merged the keys, so such a job is composed anew.
+            composed.append(compose(job.overrides) if chosen(job.overrides) else finish(job.composed))
             check_config(composed[-1])
         except ConfigError as error:
             where = f"job {job.number} ({' '.join(one for one in job.overrides if one not in shared)})"

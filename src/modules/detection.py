@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -17,13 +16,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..datamodules.batches import DetectionBatch
 from ..errors import ConfigError, DataError, TrainingError
-from ..images.geometry import InputSpec
+from ..images.geometry import InputSpec, with_geometry
 from ..metrics.binary import binary_metrics
+from ..metrics.own import checked_metrics, own_metrics
 from ..metrics.thresholds import Thresholds
 from ..optim.build import build_optimizer, build_scheduler
 from ..optim.schedules import Horizon
 from .buffers import StepBuffer
-from .losses import Sum
+from .losses import Sum, check_classes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,6 +33,7 @@ class DetectionModule(lightning.LightningModule):
 
     net: images uint8 [B, C, H, W] → logits float32 [B], or [B, k] with class 0 = real.
     loss: one loss or several `{"loss": …, "weight": …}`; override `compute_loss` for anything else.
+    metrics: figures besides the built-in ones, by name: see `metrics.own`.
     optimizer, scheduler: partials that take the parameter groups, and the optimizer.
     monitor, mode: what a plateau schedule follows.
     geometry: fields of the network's input_spec to replace.
@@ -46,6 +47,7 @@ class DetectionModule(lightning.LightningModule):
         loss: Loss | Sequence[Mapping[str, Any]],
         optimizer: partial[Optimizer] | None = None,
         scheduler: partial[Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         monitor: str = "val/auroc",
         mode: Literal["min", "max"] = "max",
         geometry: Mapping[str, Any] | None = None,
@@ -59,7 +61,8 @@ class DetectionModule(lightning.LightningModule):
         super().__init__()
         self.net = net
         self.loss = _combined(loss)
-        self.input_spec = with_geometry(net, geometry or {})
+        self.metrics = checked_metrics(metrics or {})
+        self.input_spec = with_geometry(_spec_of(net), geometry or {})
         self.thresholds = Thresholds(**(thresholds or {}))
         self.backbone_lr = backbone_lr
         self.channels_last = channels_last
@@ -70,6 +73,9 @@ class DetectionModule(lightning.LightningModule):
         self.buffer = StepBuffer()
         self.progress: dict[str, float] = {}
         """What the progress bar shows: last and mean loss, images per second."""
+        self.stored_here: set[str] = set()
+        """Names of weights that the network says are stored elsewhere, and that checkpoints hold anyway."""
+        self._later: tuple[list[nn.Parameter], float] = ([], 1.0)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._sums_of_epoch = -1
@@ -90,6 +96,14 @@ class DetectionModule(lightning.LightningModule):
         logits: Tensor = self.net(images)
         return logits
 
+    def outputs(self, batch: DetectionBatch) -> Tensor:
+        """The network's outputs [B] or [B, k] on the images of a batch, or on the features kept of them."""
+        if "features" in batch:
+            net: Any = self.net  # data.cache=features has made sure that it is a FrozenFeatures
+            outputs: Tensor = net.forward_features(batch["features"])
+            return outputs
+        return self(batch["images"])  # type: ignore[no-any-return]
+
     def compute_loss(self, batch: DetectionBatch, outputs: Tensor) -> Tensor:
         """Scalar loss of the network's outputs [B] or [B, k] on a batch; the method to override.
 
@@ -105,6 +119,7 @@ class DetectionModule(lightning.LightningModule):
             # What has no generator gets a class that no head has, which no loss takes for real.
             known = torch.where(batch["generators"] < 0, classes, batch["generators"] + 1)
             targets = torch.where(targets == 1, known, 0)
+        check_classes(self.loss, outputs)
         return self.loss(outputs, targets)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor | None:
@@ -112,7 +127,7 @@ class DetectionModule(lightning.LightningModule):
         if not len(batch["index"]):
             self._check_alone()
             return None
-        outputs = self(batch["images"])
+        outputs = self.outputs(batch)
         loss = self.compute_loss(batch, outputs)
         self.buffer.add(loss, binary_logit(outputs), batch["labels"], batch["index"], self.global_step)
         if (
@@ -126,7 +141,7 @@ class DetectionModule(lightning.LightningModule):
         """Remember logits, labels and rows; the metrics are computed over the whole split at once."""
         if not len(batch["index"]):
             return
-        outputs = self(batch["images"])
+        outputs = self.outputs(batch)
         loss = self.compute_loss(batch, outputs)
         self._seen.append(
             {
@@ -192,7 +207,8 @@ class DetectionModule(lightning.LightningModule):
                 "none of the validation images could be read: data.on_bad_image=raise names the first "
                 "and says why"
             )
-        metrics = binary_metrics(seen["logits"].cpu(), seen["labels"].cpu())
+        logits, labels = seen["logits"].cpu(), seen["labels"].cpu()
+        metrics = {**binary_metrics(logits, labels), **own_metrics(self.metrics, logits, labels)}
         values = {"val/loss": float(seen["loss"].mean()), **{f"val/{name}": v for name, v in metrics.items()}}
         self.log_dict({**values, **self._when()})
 
@@ -202,11 +218,23 @@ class DetectionModule(lightning.LightningModule):
 
     # -- what is optimised ----------------------------------------------------------------------------------
 
+    def train_later(self, names: Collection[str], lr_ratio: float) -> None:
+        """Say before the fit which parameters of the network, frozen now, will be trained while it lasts.
+
+        They are in the optimizer from the start, at `lr_ratio` times its rate. Names are those of
+        `net.named_parameters()`.
+        """
+        parameters = dict(self.net.named_parameters())
+        self._later = ([parameters[name] for name in names], lr_ratio)
+
     def configure_optimizers(self) -> Any:
         """Parameter groups without decay on norms and biases; the schedule steps per optimizer step."""
         if self._optimizer is None:
             raise ConfigError("this detector was built without an optimizer and can only predict")
-        optimizer = build_optimizer(self._optimizer, self.net, backbone_lr=self.backbone_lr)
+        later, ratio = self._later
+        optimizer = build_optimizer(
+            self._optimizer, self.net, backbone_lr=self.backbone_lr, later=later, later_lr_ratio=ratio
+        )
         if self._scheduler is None:
             return optimizer
         schedule = build_scheduler(self._scheduler, optimizer, horizon=self._horizon(), mode=self.mode)
@@ -247,7 +275,7 @@ class DetectionModule(lightning.LightningModule):
         checkpoint["epoch_sums"] = {**self.buffer.state_dict(), "epoch": self._sums_of_epoch}
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         for weights in _weights_in(checkpoint):
-            for name in elsewhere:
+            for name in elsewhere - self.stored_here:
                 weights.pop(f"net.{name}", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -255,6 +283,8 @@ class DetectionModule(lightning.LightningModule):
         self.buffer.load_state_dict(checkpoint["epoch_sums"])
         self._sums_of_epoch = checkpoint["epoch_sums"]["epoch"]
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
+        # What a checkpoint holds although it is stored elsewhere differs from there, and is kept further on.
+        self.stored_here |= {name for name in elsewhere if f"net.{name}" in checkpoint["state_dict"]}
         own = self.net.state_dict()
         for weights in _weights_in(checkpoint):
             for name in elsewhere:
@@ -292,17 +322,9 @@ def binary_logit(outputs: Tensor) -> Tensor:
     return torch.logsumexp(outputs[:, 1:].float(), dim=1) - outputs[:, 0].float()
 
 
-def with_geometry(net: nn.Module, geometry: Mapping[str, Any]) -> InputSpec:
-    """The network's input_spec with the user's fields for its own; ConfigError for a field it lacks."""
+def _spec_of(net: nn.Module) -> InputSpec:
     spec: InputSpec = net.input_spec  # type: ignore[assignment]  # every network has one
-    unknown = sorted(set(geometry) - set(asdict(spec)))
-    if unknown:
-        raise ConfigError(f"unknown key model.geometry.{unknown[0]}: it takes {', '.join(asdict(spec))}")
-    fields = dict(geometry)
-    for name in ("size", "crop"):
-        if isinstance(fields.get(name), int):
-            fields[name] = (fields[name], fields[name])
-    return replace(spec, **fields)
+    return spec
 
 
 def _combined(loss: Loss | Sequence[Mapping[str, Any]]) -> Loss:

@@ -116,12 +116,24 @@ class CrossEntropy(_Weighted):
 
 
 class Sum(nn.Module):
-    """A weighted sum of losses: what a list of {loss, weight} in the config becomes."""
+    """A weighted sum of losses: what a list of {loss, weight} on the command line becomes.
 
-    def __init__(self, terms: Sequence[Callable[[Tensor, Tensor], Tensor]], weights: Sequence[float]) -> None:
+    In a YAML, where a list can't replace a mapping, `model.loss` names this class, its terms and weights.
+    """
+
+    def __init__(
+        self, terms: Sequence[Callable[[Tensor, Tensor], Tensor]], weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
+        if not terms:
+            raise ConfigError("model.loss.terms is empty: give it the losses that are added up")
+        if weights is not None and len(weights) != len(terms):
+            raise ConfigError(
+                f"model.loss has {len(terms)} terms and {len(weights)} weights: give a weight for each term, "
+                f"or model.loss.weights=null"
+            )
         self.terms = list(terms)
-        self.weights = list(weights)
+        self.weights = [1.0] * len(terms) if weights is None else [float(weight) for weight in weights]
         self.modules_among_terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])
 
     def fit_classes(self, counts: Sequence[int]) -> None:
@@ -136,3 +148,20 @@ class Sum(nn.Module):
         for term, weight in zip(self.terms, self.weights, strict=True):
             total = total + weight * term(logits, targets)
         return total
+
+
+def check_classes(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor) -> None:
+    """Raise ConfigError where a cross-entropy of torch's over classes meets one logit an image.
+
+    It would take the batch for the classes, and train nonsense without a word.
+    """
+    if outputs.ndim != 1:
+        return
+    for one in loss.terms if isinstance(loss, Sum) else [loss]:
+        called = getattr(one, "func", one)
+        if isinstance(called, nn.CrossEntropyLoss) or called is F.cross_entropy:
+            raise ConfigError(
+                "torch.nn.CrossEntropyLoss takes logits [B, k], but the network returned one logit an image, "
+                "and it would take the images of a batch for its classes: type model.net.classes=2, or "
+                "model.loss._target_=torch.nn.BCEWithLogitsLoss"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from functools import partial
 from typing import Literal
 
@@ -16,13 +17,19 @@ from .schedules import Horizon, plateau
 
 
 def build_optimizer(
-    optimizer: partial[Optimizer], module: nn.Module, *, backbone_lr: float | None = None
+    optimizer: partial[Optimizer],
+    module: nn.Module,
+    *,
+    backbone_lr: float | None = None,
+    later: Collection[nn.Parameter] = (),
+    later_lr_ratio: float = 1.0,
 ) -> Optimizer:
     """The optimizer over `module`'s trainable parameters, grouped as `parameter_groups` says.
 
     optimizer: a partial of any optimizer class, as partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.01);
         what it leaves open keeps the class's default. Classes without weight decay get none.
     backbone_lr: learning rate of what the network names in `backbone_parameters()`; None for the same rate.
+    later, later_lr_ratio: parameters that are frozen now and will be trained, at what share of the rate.
     Raises TrainingError when nothing trains, ConfigError when the class refuses its arguments.
     """
     name = getattr(optimizer.func, "__name__", str(optimizer.func))
@@ -36,6 +43,8 @@ def build_optimizer(
         weight_decay=float(arguments["weight_decay"].default) if decays else 0.0,
         backbone=backbone_parameters(module),
         backbone_lr=backbone_lr,
+        later=later,
+        later_lr_ratio=later_lr_ratio,
     )
     if not decays:
         for group in groups:

@@ -20,6 +20,14 @@ class HasBackbone(Protocol):
         """The parameters of the backbone."""
 
 
+@runtime_checkable
+class HasScales(Protocol):
+    """A network whose layers learn at different rates."""
+
+    def lr_scales(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Layers from the input on, each with its share of the rate that it would learn at otherwise."""
+
+
 def backbone_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The backbone's parameters of `module` and of everything in it; empty where nothing names a backbone."""
     return [
@@ -37,10 +45,16 @@ def parameter_groups(
     weight_decay: float,
     backbone: Collection[nn.Parameter] = (),
     backbone_lr: float | None = None,
+    later: Collection[nn.Parameter] = (),
+    later_lr_ratio: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer: `head`, `head_no_decay`, `backbone`, `backbone_no_decay`; none is empty.
+    """Groups for a torch optimizer: `head`, `backbone`, `unfrozen`, each with a `…_no_decay`; none is empty.
 
     Only parameters that require a gradient enter; those in `backbone` learn at `backbone_lr` (`lr` if None).
+    Besides, those in `later`, which are frozen and will be trained, at `later_lr_ratio` times `lr`: while
+    they have no gradient an optimizer leaves them alone, decay included, and groups, schedules and
+    checkpoints stay the same throughout.
+    Layers of a network with `lr_scales` have groups of their own, `backbone_layer_3` and so on.
     Biases, norms, every other scalar or vector, embeddings, and what a timm model lists in
     `no_weight_decay()` (position and class tokens) do not decay.
     Each group is a dict of `name`, `params`, `lr`, `weight_decay`. Parameters keep the order of the module.
@@ -48,15 +62,26 @@ def parameter_groups(
     """
     in_backbone = {id(parameter) for parameter in backbone}
     without_decay = _without_decay(module)
-    rates = {"head": lr, "backbone": lr if backbone_lr is None else backbone_lr}
+    waiting = {id(parameter) for parameter in later}
+    rates = {
+        "head": lr,
+        "backbone": lr if backbone_lr is None else backbone_lr,
+        "unfrozen": lr * later_lr_ratio,
+    }
+    scales = _scales(module)
+    layers = dict.fromkeys(scales.values())
+    for part, rate in list(rates.items()):
+        rates |= {f"{part}{layer}": rate * scale for layer, scale in layers}
     groups: dict[str, dict[str, Any]] = {}
     for part, rate in rates.items():
         groups[part] = {"name": part, "params": [], "lr": rate, "weight_decay": weight_decay}
         plain = f"{part}_no_decay"
         groups[plain] = {"name": plain, "params": [], "lr": rate, "weight_decay": 0.0}
     for parameter in module.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad or id(parameter) in waiting:
             part = "backbone" if id(parameter) in in_backbone else "head"
+            part = "unfrozen" if id(parameter) in waiting else part
+            part += scales.get(id(parameter), ("", 1.0))[0]
             name = f"{part}_no_decay" if id(parameter) in without_decay else part
             groups[name]["params"].append(parameter)
     filled = [group for group in groups.values() if group["params"]]
@@ -72,6 +97,17 @@ def parameter_groups(
             "leave it null, or set model.net.freeze=false"
         )
     return filled
+
+
+def _scales(module: nn.Module) -> dict[int, tuple[str, float]]:
+    """The name of the layer that a parameter is in, behind that of its group, and its share of the rate."""
+    return {
+        id(parameter): (f"_layer_{number}", scale)
+        for part in module.modules()
+        if isinstance(part, HasScales)
+        for number, (scale, parameters) in enumerate(part.lr_scales())
+        for parameter in parameters
+    }
 
 
 def _without_decay(module: nn.Module) -> set[int]:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .format import Interval, flatten, number, plain
+from .format import Interval, number, plain, signed
 from .history import Mode, Row
+from .labels import ABSENT, choices, group_labels
 from .page import Picture, write_page
+from .terminal import run_line
 
-# where a run's files lie, what it is called and how it is watched can move no figure
-NO_CHOICE = ("name", "paths.", "hydra.", "logger.", "launcher.", "resume")
+if TYPE_CHECKING:
+    from ..evaluation.paired import Difference, Judged, Paired
+
 SHOWN = (
     "test/accuracy",
     "test/accuracy_tuned",
@@ -35,9 +36,10 @@ SHOWN = (
 class RunSummary:
     """What a comparison needs of one run.
 
-    name: as it is shown, different for each run. config: resolved, plain and nested, with `seed`,
+    name: as it is shown, different for each run. config: resolved, plain and nested, with `task`, `seed`,
     `train.monitor` and `train.mode`. history: the rows of metrics.csv. metrics: flat, as in metrics.json,
-    empty where the run did not finish. intervals: 95 % bounds by the names of metrics.
+    empty where the run did not finish. intervals: 95 % bounds by the names of metrics. judged: its test
+    predictions. unfinished: how it ended, where it did not finish.
     """
 
     name: str
@@ -45,6 +47,8 @@ class RunSummary:
     history: Sequence[Row]
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    judged: Judged | None = None
+    unfinished: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Against:
+    """How a group differs from the reference on the same test images: the group minus the reference."""
+
+    label: str
+    paired: Paired
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The runs in the order of `monitor`, their groups likewise, and what differs between their configs."""
+    """The runs in the order of `monitor`, their groups likewise, and what differs between their configs.
+
+    reference: the label of the group that the others are held `against`, the best one with predictions;
+    empty where no two groups have any. main: the figure of the pictures.
+    """
 
     groups: list[Group]
     monitor: str
@@ -86,32 +102,100 @@ class Comparison:
     values: dict[str, dict[str, str]]
     metrics: list[str]
     notes: list[str]
+    reference: str
+    against: list[Against]
+    main: str | None
 
     @property
     def runs(self) -> list[RunSummary]:
         """All runs, best first whatever their group; those without the monitored figure last."""
-        return sorted((run for group in self.groups for run in group.runs), key=self.rank)
+        return sorted(
+            (run for group in self.groups for run in group.runs),
+            key=lambda run: _rank(run.metrics.get(self.monitor), self.mode),
+        )
 
-    def rank(self, run: RunSummary) -> tuple[bool, float]:
-        """What runs are sorted by."""
-        return _rank(run.metrics.get(self.monitor), self.mode)
+    @property
+    def several(self) -> bool:
+        """Whether any group has more than one run."""
+        return any(len(group.runs) > 1 for group in self.groups)
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures with a difference, without their split."""
+        return list(dict.fromkeys(name for one in self.against for name in one.paired.differences))
+
+    @property
+    def verdict(self) -> str:
+        """The difference between the two best groups in a sentence; empty where it can't be told."""
+        for one in self.against:
+            name = main_difference(one.paired.differences, self.main)
+            if name is not None:
+                return _verdict(self.reference, one, name)
+        return ""
 
 
-def compare(runs: Sequence[RunSummary], out: Path) -> Path:
-    """`out/index.html`, its pictures and `out/runs.csv`; returns the page's path.
+def comparison(runs: Sequence[RunSummary]) -> Comparison:
+    """Group the runs by config without seed, sort by the monitored figure, find what differs.
 
-    Raises DataError where two runs share a name or there is none.
+    Raises DataError where two runs share a name, have different tasks, or there is none.
     """
-    from . import comparison_plots as plots
+    if not runs:
+        raise DataError("nothing to compare: give at least one run")
+    repeated = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
+    if repeated:
+        raise DataError(f"several runs are called {', '.join(repeated)}: give each a name of its own")
+    tasks = _named({run.name: str(run.config.get("task")) for run in runs})
+    if len(tasks) > 1:
+        told = "; ".join(f"{task}: {', '.join(names)}" for task, names in tasks.items())
+        raise DataError(f"runs of different tasks have no figure in common ({told}): name runs of one task")
+    leaves = {run.name: choices(run.config) for run in runs}
+    every: dict[str, None] = {key: None for run in runs for key in leaves[run.name]}
+    differing = [key for key in every if len({leaves[run.name].get(key, _NONE) for run in runs}) > 1]
+    monitor, mode, notes = _monitored(runs)
+    notes += _notes(runs, differing)
+    grouped: dict[str, list[RunSummary]] = {}
+    for run in runs:
+        grouped.setdefault(json.dumps(leaves[run.name], sort_keys=True), []).append(run)
+    notes += _twins(list(grouped.values()))
+    if len(grouped) > 1:
+        labels = group_labels([leaves[members[0].name] for members in grouped.values()], differing)
+    else:
+        labels = [str(runs[0].config.get("name", runs[0].name))]
+    groups = [
+        Group(label, sorted(members, key=lambda run: _rank(run.metrics.get(monitor), mode)))
+        for label, members in zip(labels, grouped.values(), strict=True)
+    ]
+    groups.sort(key=lambda group: _group_rank(group, monitor, mode))
+    values = {key: {run.name: leaves[run.name].get(key, ABSENT) for run in runs} for key in differing}
+    there = {name for run in runs for name in run.metrics}
+    reference, against = _against(groups)
+    return Comparison(
+        groups,
+        monitor,
+        mode,
+        differing,
+        values,
+        metrics=_columns(there, monitor),
+        notes=notes,
+        reference=reference,
+        against=against,
+        main=_main(there, monitor),
+    )
 
-    found = comparison(runs)
-    main = _main_metric(found)
-    place = {
-        id(run): (group.label, number) for number, group in enumerate(found.groups) for run in group.runs
-    }
-    curves = plots.overlaid_curves([(*place[id(run)], run.history) for run in found.runs], found.monitor)
-    points = None
-    if main is not None:
+
+def compare(found: Comparison, out: Path) -> Path:
+    """`out/index.html`, its pictures and `out/runs.csv`; returns the page's path."""
+    from . import comparison_plots as plots
+    from .matrix import heat_map, matrix, write_matrix
+
+    place = {run.name: position for position, group in enumerate(found.groups) for run in group.runs}
+    label = {run.name: group.label for group in found.groups for run in group.runs}
+    curves = plots.overlaid_curves(
+        [(label[run.name], place[run.name], run.history) for run in found.runs], found.monitor, found.mode
+    )
+    drawn = [("curves", curves, f"{found.monitor} and loss of every run over the epochs")]
+    if found.main is not None:
+        main = found.main
         rows = [
             (
                 group.label,
@@ -119,128 +203,66 @@ def compare(runs: Sequence[RunSummary], out: Path) -> Path:
             )
             for group in found.groups
         ]
-        points = plots.dots(rows, main)
-    drawn = [
-        ("curves", curves, f"{found.monitor} of every run over the epochs"),
-        ("figures", points, f"{main} of every run"),
-    ]
+        drawn.append(("figures", plots.dots(rows, main), f"{main} of every run"))
+    shown = main_difference(dict.fromkeys(found.figures), found.main)
+    if shown is not None:
+        lines = [
+            (one.label, one.paired.differences[shown])
+            for one in found.against
+            if shown in one.paired.differences
+        ]
+        png = plots.differences(lines, f"test/{shown}", found.reference)
+        drawn.append(("differences", png, f"differences in test/{shown} to {found.reference}"))
+    crossed = matrix([(run.config, run.metrics) for run in found.runs])
+    if crossed is not None:
+        drawn.append(("matrix", heat_map(crossed), f"{crossed.figure}, trained on by tested on"))
     pictures = [Picture(name, png, alt) for name, png, alt in drawn if png is not None]
+    runs = found.runs
     values: dict[str, object] = {
-        "title": f"{len(runs)} runs compared",
+        "title": f"{len(runs)} runs compared" if len(runs) > 1 else "1 run",
         "found": found,
-        "main": main,
         "pictures": {picture.name: picture for picture in pictures},
         "seeds": {run.name: plain(run.config.get("seed")) for run in runs},
         "names": sorted({name for run in runs for name in run.metrics}),
-        "label": {run.name: group.label for group in found.groups for run in group.runs},
+        "label": label,
+        "training": {run.name: run_line(run.metrics) or run.unfinished for run in runs},
         "spread_text": spread_text,
-        "several": any(len(group.runs) > 1 for group in found.groups),
+        "crossed": crossed,
     }
     page = write_page("compare.html", values, pictures, out)
-    write_csv(runs, out / "runs.csv")
+    write_csv(found, out / "runs.csv")
+    if crossed is not None:
+        write_matrix([(run.config, run.metrics) for run in found.runs], out / "matrix.csv")
     return page
-
-
-def comparison(runs: Sequence[RunSummary]) -> Comparison:
-    """Group the runs by config without seed, sort by the monitored figure, find what differs."""
-    if not runs:
-        raise DataError("nothing to compare: give at least one run")
-    repeated = [name for name, count in Counter(run.name for run in runs).items() if count > 1]
-    if repeated:
-        raise DataError(f"several runs are called {', '.join(repeated)}: give each a name of its own")
-    leaves = {run.name: choices(run.config) for run in runs}
-    every: dict[str, None] = {key: None for run in runs for key in leaves[run.name]}
-    differing = [key for key in every if len({leaves[run.name].get(key, _ABSENT) for run in runs}) > 1]
-    monitors = Counter(_monitor(run) for run in runs)
-    (monitor, mode), _ = monitors.most_common(1)[0]
-    notes = []
-    if len(monitors) > 1:
-        others = ", ".join(f"{name} ({way})" for name, way in monitors)
-        notes.append(f"The runs were chosen by different figures: {others}. They are sorted by {monitor}.")
-    unfinished = [run.name for run in runs if not run.metrics]
-    if unfinished:
-        notes.append(f"Without figures, since they did not finish: {', '.join(unfinished)}.")
-    grouped: dict[str, list[RunSummary]] = {}
-    for run in runs:
-        grouped.setdefault(json.dumps(leaves[run.name], sort_keys=True), []).append(run)
-    labels = _labels(list(grouped.values()), leaves, differing)
-    groups = [
-        Group(label, sorted(members, key=lambda run: _rank(run.metrics.get(monitor), mode)))
-        for label, members in zip(labels, grouped.values(), strict=True)
-    ]
-    groups.sort(key=lambda group: _group_rank(group, monitor, mode))
-    values = {key: {run.name: leaves[run.name].get(key, "–") for run in runs} for key in differing}
-    return Comparison(groups, monitor, mode, differing, values, _metrics(runs, monitor), notes)
-
-
-def choices(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key → value as text of what could move a figure, seeds apart.
-
-    Left out are the keys of NO_CHOICE, `seed`, and every key called seed that repeats the root's value
-    (resolved from `${seed}`).
-    """
-    root = config.get("seed")
-    kept: dict[str, str] = {}
-    for key, value in flatten(config).items():
-        if key == "seed" or (key.endswith(".seed") and value == root):
-            continue
-        if any(key == name or (name.endswith(".") and key.startswith(name)) for name in NO_CHOICE):
-            continue
-        kept[key] = plain(value)
-    return kept
-
-
-def comparison_table(runs: Sequence[RunSummary]) -> Table:
-    """The comparison for the terminal: one line a run, best first, then one a group of several seeds."""
-    found = comparison(runs)
-    several = [group for group in found.groups if len(group.runs) > 1]
-    label = {run.name: group.label for group in found.groups for run in group.runs}
-    table = Table(title=f"{len(runs)} runs by {found.monitor}", title_justify="left", header_style="bold")
-    table.add_column("run", overflow="fold")
-    if found.differing:
-        table.add_column("what differs", overflow="fold")
-    table.add_column("seed", justify="right")
-    for name in found.metrics:
-        head = name.replace("/", "/\n", 1) + (" *" if name == found.monitor else "")
-        table.add_column(head, justify="right", overflow="fold")
-    for run in found.runs:
-        figures = [number(run.metrics.get(name)) for name in found.metrics]
-        names = [run.name, label[run.name]] if found.differing else [run.name]
-        table.add_row(*(Text(cell) for cell in (*names, plain(run.config.get("seed")), *figures)))
-    if several:
-        table.add_section()
-    for group in several:
-        cells = [spread_text(group.spread(name), len(group.runs)) for name in found.metrics]
-        seeds = f"{len(group.runs)} seeds"
-        names = [seeds, group.label] if found.differing else [seeds]
-        table.add_row(*(Text(cell, style="bold") for cell in (*names, "", *cells)))
-    caption = f"* {found.monitor} chose the checkpoints; the test figures chose nothing"
-    table.caption = caption + ("; seeds: mean ± standard deviation" if several else "")
-    table.caption_justify = "left"
-    return table
 
 
 def spread_text(spread: Spread | None, expected: int) -> str:
     """`0.9801 ± 0.0067`, with `(n = 2)` where not all of the `expected` runs have the figure."""
     if spread is None:
-        return "–"
+        return ABSENT
     text = number(spread.mean)
     if spread.deviation is not None:
         text += f" ± {number(spread.deviation)}"
     return text if spread.runs == expected else f"{text} (n\u00a0=\u00a0{spread.runs})"
 
 
-def write_csv(runs: Sequence[RunSummary], path: Path) -> Path:
+def main_difference(differences: Mapping[str, Difference | None], main: str | None) -> str | None:
+    """The difference that speaks for all: of the main figure, else AUROC, else an accuracy."""
+    wanted = (str(main).partition("/")[2], "auroc", "accuracy_tuned", "accuracy")
+    return next((name for name in wanted if name in differences), None)
+
+
+def write_csv(found: Comparison, path: Path) -> Path:
     """One line a run: name, seed, differing keys, metrics, bounds as `<metric> low` and `… high`."""
-    found = comparison(runs)
-    names = list(dict.fromkeys(name for run in found.runs for name in run.metrics))
+    runs = found.runs
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     bounded = [name for name in names if any(name in run.intervals for run in runs)]
     columns = ["run", "seed", *found.differing, *names]
     columns += [f"{name} {side}" for name in bounded for side in ("low", "high")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        for run in found.runs:
+        for run in runs:
             row: dict[str, object] = {"run": run.name, "seed": run.config.get("seed"), **run.metrics}
             row |= {key: found.values[key][run.name] for key in found.differing}
             for name, (low, high) in run.intervals.items():
@@ -250,12 +272,71 @@ def write_csv(runs: Sequence[RunSummary], path: Path) -> Path:
     return path
 
 
-_ABSENT = object()
+_NONE = object()
 
 
-def _monitor(run: RunSummary) -> tuple[str, Mode]:
-    train = run.config["train"]
-    return str(train["monitor"]), "min" if train["mode"] == "min" else "max"
+def _monitored(runs: Sequence[RunSummary]) -> tuple[str, Mode, list[str]]:
+    """What the runs are sorted by: the figure that chose most of them, if any has it; and what to know."""
+    monitors = Counter(
+        (str(run.config["train"]["monitor"]), str(run.config["train"]["mode"])) for run in runs
+    )
+    (monitor, mode), _ = monitors.most_common(1)[0]
+    notes = []
+    if len(monitors) > 1:
+        others = ", ".join(f"{name} ({way})" for name, way in monitors)
+        notes.append(f"The runs were chosen by different figures: {others}. They are sorted by {monitor}.")
+    there = {name for run in runs for name in run.metrics}
+    if there and monitor not in there:
+        notes.append(f"No run has a figure called {monitor}, so the order says nothing.")
+    return monitor, "min" if mode == "min" else "max", notes
+
+
+def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
+    """What a reader must know before holding one figure against another."""
+    notes = [f"{run.name} {run.unfinished}." for run in runs if run.unfinished]
+    silent = [run.name for run in runs if not run.metrics and not run.unfinished]
+    if silent:
+        notes.append(f"Without figures, since they did not finish: {', '.join(silent)}.")
+    data = [key for key in differing if key.startswith(("data.root", "data.index"))]
+    if data:
+        notes.append(
+            f"The runs do not have the same data ({', '.join(data)}): a figure on one set of images can't be "
+            "held against a figure on another."
+        )
+        return notes
+    images = {_digest(run.judged) for run in runs if run.judged is not None}
+    if len(images) > 1:
+        notes.append(
+            "The runs were not judged on the same test images (data.limit draws them by the seed), and their "
+            "figures differ for that reason, too. Differences are counted on the images that both judged."
+        )
+    return notes
+
+
+def _digest(judged: Judged) -> bytes:
+    """Equal for runs that judged the same images, and small where those are millions."""
+    return hashlib.sha256("\0".join(sorted(judged.predictions["path"].to_pylist())).encode()).digest()
+
+
+def _twins(grouped: Sequence[Sequence[RunSummary]]) -> list[str]:
+    """Runs with one config and one seed, which are no sample of anything."""
+    notes = []
+    for members in grouped:
+        for seed, names in _named({run.name: plain(run.config.get("seed")) for run in members}).items():
+            if len(names) > 1:
+                notes.append(
+                    f"{', '.join(names)} have one config and one seed ({seed}): their spread is not one over "
+                    "seeds."
+                )
+    return notes
+
+
+def _named(values: Mapping[str, str]) -> dict[str, list[str]]:
+    """Value → the names that have it."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    return names
 
 
 def _rank(value: float | None, mode: Mode) -> tuple[bool, float]:
@@ -269,57 +350,53 @@ def _group_rank(group: Group, monitor: str, mode: Mode) -> tuple[bool, float]:
     return _rank(None if spread is None else spread.mean, mode)
 
 
-def _labels(
-    grouped: list[list[RunSummary]], leaves: Mapping[str, Mapping[str, str]], differing: list[str]
-) -> list[str]:
-    """What tells each group from the others, as short as it can be: the fewest differing keys that do."""
-    if not differing:
-        return [members[0].name for members in grouped]
-    rows = [[leaves[members[0].name].get(key, "–") for key in differing] for members in grouped]
-    used: list[int] = []
-    while len({tuple(row[at] for at in used) for row in rows}) < len(rows):
-        rest = [at for at in range(len(differing)) if at not in used]
-        used.append(max(rest, key=lambda at: _told_apart(rows, [*used, at], differing[at])))
-    names = [_tail(differing[at], differing) for at in used]
-    return [
-        ", ".join(f"{name}={_short(differing[at], row[at])}" for name, at in zip(names, used, strict=True))
-        for row in rows
-    ]
+def _columns(there: set[str], monitor: str) -> list[str]:
+    """The monitored figure, then the test figures that tell most, as far as any run has them."""
+    generators = {name.split("/")[2] for name in there if name.startswith("test/generator/")}
+    shown = SHOWN if len(generators) != 1 else SHOWN[:-1]  # the worst of one says nothing more
+    return [name for name in dict.fromkeys((monitor, *shown)) if name in there]
 
 
-def _told_apart(rows: list[list[str]], used: list[int], key: str) -> tuple[int, bool, bool]:
-    """How many groups the columns tell apart; among equals, the network says most, and what was built more
-    than how.
-    """
-    apart = len({tuple(row[at] for at in used) for row in rows})
-    return apart, key == "model.net._target_", key.endswith("._target_")
+def _main(there: set[str], monitor: str) -> str | None:
+    """The figure of the pictures: the test twin of the monitored one, or the best there is."""
+    twin = "test/" + monitor.partition("/")[2]
+    return next((name for name in (twin, "test/auroc", "test/accuracy", monitor) if name in there), None)
 
 
-def _tail(key: str, keys: Sequence[str]) -> str:
-    """The shortest end of a dotted key that no other shares; a target goes by what it builds."""
-    bare = key.removesuffix("._target_")
-    others = [other.removesuffix("._target_") for other in keys if other != key]
-    parts = bare.split(".")
-    for length in range(1, len(parts)):
-        tail = ".".join(parts[-length:])
-        if not any(other == tail or other.endswith(f".{tail}") for other in others):
-            return tail
-    return key
+def _against(groups: Sequence[Group]) -> tuple[str, list[Against]]:
+    """Every group with predictions held against the best of them; ('', []) below two."""
+    every = [(group, [run.judged for run in group.runs if run.judged is not None]) for group in groups]
+    judged = [(group, runs) for group, runs in every if runs]
+    if len(judged) < 2:
+        return "", []
+    from ..evaluation.paired import Paired, paired
+
+    (reference, first), *others = judged
+    place = _data(reference.runs[0].config)
+    found = []
+    for group, second in others:
+        same = _data(group.runs[0].config) == place
+        compared = paired(second, first) if same else Paired({}, 0, 0, "they were judged on different data")
+        found.append(Against(group.label, compared))
+    return reference.label, found
 
 
-def _short(key: str, value: str) -> str:
-    """A target by what it builds, `tapetum.detectors.npr.NPR` as `NPR`."""
-    return value.rpartition(".")[2] if key.endswith("_target_") else value
+def _data(config: Mapping[str, Any]) -> tuple[object, ...]:
+    """What the paths of predictions belong to, wherever it lies: the layout and the roots' last names."""
+    data = config.get("data", {})
+    indexes = data.get("index") or {}
+    targets = [one.get("_target_") for one in (indexes if isinstance(indexes, list) else [indexes])]
+    roots = {"": data.get("root"), **(data.get("roots") or {})}
+    return (*targets, *((split, PurePath(str(root)).name) for split, root in roots.items()))
 
 
-def _metrics(runs: Sequence[RunSummary], monitor: str) -> list[str]:
-    """The columns: the monitored figure, then the test figures that tell most, as far as any run has them."""
-    there = {name for run in runs for name in run.metrics}
-    return [name for name in dict.fromkeys((monitor, *SHOWN)) if name in there]
-
-
-def _main_metric(found: Comparison) -> str | None:
-    """The figure of the dots: the test twin of the monitored one, or the best there is."""
-    there = {name for run in found.runs for name in run.metrics}
-    twin = "test/" + found.monitor.partition("/")[2]
-    return next((name for name in (twin, "test/accuracy", found.monitor) if name in there), None)
+def _verdict(reference: str, one: Against, name: str) -> str:
+    """The reference minus the other, though `one` holds it the other way round."""
+    found = one.paired.differences[name]
+    both = "" if one.paired.images == one.paired.of else " that both judged"
+    images = f"{one.paired.images:,} test images{both}"
+    value = f"{signed(-found.value)} (95 % interval {signed(-found.high)} to {signed(-found.low)})"
+    if found.shown:
+        way = "above" if found.value < 0 else "below"
+        return f"On {images}, {reference} is {way} {one.label} in {name}: {value}."
+    return f"The {images} can't tell {reference} from {one.label}: their difference in {name} is {value}."

@@ -46,6 +46,18 @@ def percent_interval(bounds: Interval | None, digits: int = 1) -> str:
     return f"{100 * bounds[0]:.{digits}f}–{100 * bounds[1]:.{digits}f} %"
 
 
+def signed(value: float, digits: int = 4) -> str:
+    """A difference, `+0.0123` or `−0.0123`."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def chance(p: float) -> str:
+    """A p-value: `0.031`, `< 0.001`, a dash where it is undefined."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def duration(seconds: float) -> str:
     """`41 s`, `6 min 12 s`, `3 h 05 min`."""
     whole = round(seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Row = Mapping[str, object]
@@ -45,15 +46,33 @@ def names(history: Sequence[Row]) -> list[str]:
     return list(seen)
 
 
-def best_axis(history: Sequence[Row]) -> str:
-    """`epoch` where no name has two values in one epoch or no row has a step, otherwise `step`."""
-    if all(cell(row, "step") is None for row in history):
-        return "epoch"
-    for name in names(history):
-        epochs, _ = series(history, name, "epoch")
-        if len(set(epochs)) < len(epochs):
-            return "step"
-    return "epoch"
+def curve(history: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """(epochs passed, y) of one name: a value at the end of the first epoch stands at 1, halfway at 0.5.
+
+    Steps are translated by where each epoch ended, so that several values of an epoch stand in their places;
+    without steps a value stands at its epoch's end. A y that is NaN stays.
+    """
+    steps, ys = series(history, name, "step")
+    ends: dict[float, float] = {}
+    for row in history:
+        epoch, step = cell(row, "epoch"), cell(row, "step")
+        if epoch is not None and step is not None:
+            ends[epoch] = max(step, ends.get(epoch, 0.0))
+    if not steps or not ends:
+        epochs, ys = series(history, name, "epoch")
+        return [epoch + 1 for epoch in epochs], ys
+    # a pair of (steps, epochs passed) an epoch; none where no step was taken, as behind an average of weights
+    corners = [(0.0, 0.0)]
+    for epoch in sorted(ends):
+        if ends[epoch] > corners[-1][0]:
+            corners.append((ends[epoch], epoch + 1))
+    return [_between(corners, step) for step in steps], ys
+
+
+def epochs_run(history: Sequence[Row]) -> int:
+    """How many epochs came to their end, whose figures (`train/loss`) are only written there."""
+    epochs, _ = series(history, "train/loss", "epoch")
+    return len(set(epochs))
 
 
 def best(history: Sequence[Row], monitor: str, mode: Mode) -> Best | None:
@@ -74,3 +93,11 @@ def cell(row: Row, name: str) -> float | None:
     if value is None or value == "":
         return None
     return float(str(value))
+
+
+def _between(corners: Sequence[tuple[float, float]], at: float) -> float:
+    """Straight lines through the corners (x ascending); beyond the last, its height."""
+    for (low, before), (high, after) in pairwise(corners):
+        if at <= high:
+            return before + (after - before) * (at - low) / (high - low)
+    return corners[-1][1]

@@ -70,6 +70,8 @@ def _environment() -> Environment:
         "percent": form.percent,
         "interval": form.interval,
         "percent_interval": form.percent_interval,
+        "signed": form.signed,
+        "chance": form.chance,
         "duration": form.duration,
         "plain": form.plain,
         "breakable": _breakable,

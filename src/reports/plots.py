@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG bytes. Callers import this module late: it brings matplotlib."""
+"""The pictures of predictions, as PNG bytes. Callers import this module late: it brings matplotlib."""
 
 from __future__ import annotations
 
@@ -13,72 +13,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..evaluation.curves import Confusion, confusion, precision_recall, roc
 from ..metrics.calibration import reliability
 from .figure import (
-    CYCLE,
     FAINT,
     GENERATED,
     INK,
     REAL,
     SPLIT_COLOUR,
     SPLIT_STYLE,
-    STYLES,
     percent_axes,
     render,
-    whole_numbers,
 )
 from .format import Interval
-from .history import Best, Row, series
 
 SQUARE = (4.7, 3.9)
 MAX_POINTS = 2000
-
-
-def training_curves(history: Sequence[Row], axis: str, monitor: str, best: Best | None) -> bytes | None:
-    """Loss, scores and learning rate side by side over `axis`; None where the history holds none of them."""
-    panels: list[tuple[str, list[tuple[str, str, Any, list[float], list[float]]]]] = []
-    losses = _lines(history, axis, [(f"{split}/loss", split) for split in ("train", "val")])
-    scores: list[tuple[str, str, Any, list[float], list[float]]] = []
-    for split, name, colour, style in (
-        ("train", "accuracy", SPLIT_COLOUR["train"], SPLIT_STYLE["train"]),
-        ("val", "accuracy", SPLIT_COLOUR["val"], "-"),
-        ("val", "auroc", "#4477AA", (0, (1, 1.5))),
-    ):
-        xs, ys = series(history, f"{split}/{name}", axis)
-        if xs:
-            scores.append((f"{split}/{name}", colour, style, xs, ys))
-    if monitor not in {"train/loss", "val/loss", "train/accuracy", "val/accuracy", "val/auroc"}:
-        xs, ys = series(history, monitor, axis)
-        if xs:
-            scores.append((monitor, "#AA3377", "-", xs, ys))
-    rates: list[tuple[str, str, Any, list[float], list[float]]] = []
-    for position, name in enumerate(sorted({key for row in history for key in row if key.startswith("lr/")})):
-        xs, ys = series(history, name, axis)
-        if xs:
-            rates.append((name, CYCLE[position % len(CYCLE)], STYLES[position % len(STYLES)], xs, ys))
-    for title, lines in (("Loss", losses), ("Accuracy, AUROC", scores), ("Learning rate", rates)):
-        if lines:
-            panels.append((title, lines))
-    if not panels:
-        return None
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (title, lines) in zip(axes, panels, strict=True):
-            for name, colour, style, xs, ys in lines:
-                dots = {"marker": "o", "markersize": 3} if len(xs) < 30 else {}
-                ax.plot(xs, ys, color=colour, linestyle=style, label=name, **dots)
-            ax.set_title(title)
-            ax.set_xlabel(axis)
-            at = None if best is None else (best.epoch if axis == "epoch" else best.step)
-            if at is not None:
-                chosen = "chosen" if title == panels[0][0] else None
-                ax.axvline(at, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1, label=chosen)
-            whole_numbers(ax)
-            if title == "Learning rate":
-                ax.set_ylim(bottom=0)
-                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.legend(loc="best")
-
-    return render(draw, (9.6 if len(panels) == 3 else 3.3 * len(panels) + 1.0, 3.0))
 
 
 def roc_curves(predictions: Mapping[str, pa.Table], aurocs: Mapping[str, float]) -> bytes | None:
@@ -311,13 +258,6 @@ def reliability_diagram(predictions: pa.Table, split: str, ece: float, bins: int
         percent_axes(lower, "x")
 
     return render(draw, SQUARE)
-
-
-def _lines(
-    history: Sequence[Row], axis: str, wanted: Sequence[tuple[str, str]]
-) -> list[tuple[str, str, Any, list[float], list[float]]]:
-    found = [(name, _colour(split), _style(split), *series(history, name, axis)) for name, split in wanted]
-    return [line for line in found if line[3]]
 
 
 def _matrix(ax: Any, counts: Confusion) -> None:

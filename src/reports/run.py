@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from ..evaluation.advice import Advice, unjudged
 from . import sections
 from .format import Interval, flatten, plain
-from .history import Best, Mode, Row, best, best_axis
+from .history import Best, Mode, Row, best
 from .page import Picture, write_page
 from .sections import LoadImage
 from .terminal import by_split
@@ -29,7 +30,7 @@ class RunReport:
     higher is better. load_image: a row's `path` → RGB or grey image (uint8 [H, W] or [H, W, 3], or Pillow);
     raises TapetumError or OSError if it can't. notes: what a reader must know (skipped files). limits: what
     the figures cannot say. threshold: the logit fitted on validation. duration_s: wall-clock seconds of the
-    run.
+    run. advice: what to try next, empty where nothing stands out, None where nothing was trained here.
     """
 
     title: str
@@ -46,6 +47,7 @@ class RunReport:
     limits: Sequence[str] = ()
     threshold: float | None = None
     duration_s: float | None = None
+    advice: Sequence[Advice] | None = None
 
 
 def write_report(source: RunReport, out: Path) -> Path:
@@ -70,11 +72,14 @@ def write_report(source: RunReport, out: Path) -> Path:
         "split": split,
         "images": {name: len(table) for name, table in source.predictions.items()},
         "generators": generators,
+        "evaluation": _evaluation(source, split, metrics, intervals),
         "wrong": images,
         "table": by_split(metrics),
         "intervals": intervals,
         "monitor": source.monitor,
         "config": yaml.safe_dump(dict(source.config), sort_keys=False, allow_unicode=True, width=100),
+        "advice": sections.advice(source.advice, source.command),
+        "no_advice": _no_advice(source),
         "environment": {key: plain(value) for key, value in flatten(source.environment).items()},
     }
     return write_page("run.html", values, pictures, out)
@@ -97,6 +102,21 @@ def _complete(source: RunReport) -> tuple[dict[str, float], dict[str, Interval]]
     return metrics, intervals
 
 
+def _evaluation(
+    source: RunReport, split: str | None, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> dict[str, object] | None:
+    """The evaluation's table of the split shown, beside published figures where there are any."""
+    if split is None:
+        return None
+    from ..evaluation.table import evaluation_table
+    from .evaluation_table import page_section
+    from .published import published_beside
+
+    known = dict(metrics) if source.threshold is None else {**metrics, "val/threshold": source.threshold}
+    found = evaluation_table(source.predictions[split], known, split=split, bounds=intervals)
+    return page_section(found, split, published_beside(found, source.config) if split == "test" else [])
+
+
 def _main_split(predictions: Mapping[str, pa.Table]) -> str | None:
     """The split the pictures show: test, else val, else the first there is."""
     return next((split for split in ("test", "val", *predictions) if split in predictions), None)
@@ -110,11 +130,12 @@ def _pictures(
     generators: Sequence[sections.GeneratorRow],
 ) -> list[Picture]:
     from . import plots
+    from .training_curve import training_curves
 
     drawn: list[tuple[str, bytes | None, str]] = [
         (
             "training_curve",
-            plots.training_curves(source.history, best_axis(source.history), source.monitor, top),
+            training_curves(source.history, source.monitor, top),
             "loss, accuracy, AUROC and learning rate over the training",
         )
     ]
@@ -144,6 +165,14 @@ def _pictures(
             ),
         ]
     return [Picture(name, png, alt) for name, png, alt in drawn if png is not None]
+
+
+def _no_advice(source: RunReport) -> str | None:
+    """What stands in place of advice; None where the section has advice, or no place."""
+    if source.advice is None or source.advice:
+        return None
+    reason = unjudged(source.history, source.config)
+    return f"Not judged: {reason}." if reason else "Nothing stands out."
 
 
 def _sentences(source: RunReport, split: str | None, top: Best | None) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import TapetumError
+from ..evaluation.advice import Advice
+from ..evaluation.remedies import Overrides
 from .format import Interval, duration, flatten, interval, number, percent, percent_interval, plain
 from .history import Best
 from .page import png_uri
@@ -196,6 +199,66 @@ def undefined(predictions: Mapping[str, pa.Table]) -> list[str]:
                 "the whole and in no generator's line."
             )
     return said
+
+
+Typed = tuple[str, str]
+"""A command line in two parts: what stays as it was, and what is new."""
+
+
+def advice(
+    found: Sequence[Advice] | None, command: str
+) -> list[tuple[str, Advice, Typed | None, list[Typed]]]:
+    """(heading, advice, what to type, what to type instead) of each thing to try."""
+    return [
+        (
+            one.rule.replace("_", " ").capitalize(),
+            one,
+            typed(command, one.overrides) if one.overrides else None,
+            [typed(command, choice) for choice in one.instead],
+        )
+        for one in found or ()
+    ]
+
+
+def typed(command: str, overrides: Overrides) -> Typed:
+    """The run's command line with overrides in place of what it said of the same keys.
+
+    command: command.txt, one line a start, of which the last is what the run became. A line of no training
+    of one run (a sweep, a call from Python) leaves the overrides alone.
+    """
+    lines = [line for line in command.splitlines() if line.strip()]
+    words = _words_of(lines[-1]) if lines else None
+    if words is None:
+        return "", shlex.join(overrides)
+    program, given = words
+    # The options of `callbacks` are joined by one more; a key below any other group may be gone with it.
+    keys = [override.split("=", 1)[0] for override in overrides]
+    below = tuple(f"{key}." for key in keys if key != "callbacks")
+    below += ("callbacks.early_stopping.",) if "debug" in keys else ()  # debug=overfit takes it away
+    kept = []
+    for word in given:
+        key = word.lstrip("+~").split("=", 1)[0]
+        if key not in ("resume", *keys) and not key.startswith(below):
+            kept.append(word)
+    return shlex.join([*program.split(), *kept]) + " ", shlex.join(overrides)
+
+
+def _words_of(line: str) -> tuple[str, list[str]] | None:
+    """(program, overrides) of a recorded line that trains one run; None of any other."""
+    try:
+        program, *words = shlex.split(line)
+    except ValueError:
+        return None
+    verb = words[:1] == ["train"]
+    known = {"train.py": "python train.py"}
+    if verb:
+        known = {"tapetum": "tapetum train", "__main__.py": "python -m tapetum train"}
+    given = words[1:] if verb else words
+    if program not in known or any(
+        word[0:1] != "~" and ("=" not in word or word[0] == "-") for word in given
+    ):
+        return None
+    return known[program], given
 
 
 def absences(shown: pa.Table | None, split: str | None, trained: bool) -> dict[str, str]:

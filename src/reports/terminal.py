@@ -11,6 +11,7 @@ from .format import Interval, duration, interval, number
 
 FIRST = ("loss", "nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap")
 SPLITS = ("train", "val", "test")
+_ORACLE = "oracle_accuracy (has looked at the test set)"
 
 
 def metrics_table(
@@ -35,7 +36,7 @@ def metrics_table(
         if intervals and any(name.startswith(f"{split}/") for name in intervals):
             table.add_column("95 % interval", justify="right", style="dim")
     for name, values in rows.items():
-        if name.startswith("generator") or set(values) == {"run"}:
+        if name.startswith(("generator", "data/")) or set(values) == {"run"}:
             continue
         cells: list[Text] = []
         for split in splits:
@@ -44,7 +45,7 @@ def metrics_table(
             cells.append(Text(f"* {value}" if chose else value, style="bold" if chose else ""))
             if intervals and any(key.startswith(f"{split}/") for key in intervals):
                 cells.append(Text(interval(intervals.get(f"{split}/{name}"))))
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(_ORACLE if name == "oracle_accuracy" else name), *cells)
     table.caption = caption(splits, monitor)
     return table
 
@@ -71,10 +72,12 @@ def generator_table(metrics: Mapping[str, float], split: str = "test") -> Table 
 
 
 def run_line(metrics: Mapping[str, float]) -> str:
-    """`best epoch 7 of 10, 340 steps, 1 min 20 s`, as far as the metrics tell."""
+    """`best epoch 7, 10 epochs run, 340 steps, 1 min 20 s`, as far as the metrics tell."""
     parts = []
     if "run/best_epoch" in metrics:
-        parts.append(f"best epoch {metrics['run/best_epoch']:.0f} of {metrics['run/epochs']:.0f}")
+        parts.append(f"best epoch {metrics['run/best_epoch']:.0f}")
+    if "run/epochs" in metrics:
+        parts.append(f"{metrics['run/epochs']:.0f} epoch{'s' if metrics['run/epochs'] != 1 else ''} run")
     if "run/steps" in metrics:
         parts.append(f"{metrics['run/steps']:,.0f} steps")
     if "run/seconds" in metrics:

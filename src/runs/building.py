@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from ..config.build import build
+from ..config.joined import each, is_joined, named
 from ..config.schema import COLUMNS
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..indexes.build import build as build_index_from
+from ..indexes.build import build_joined
 from ..indexes.table import Index
+from ..indexes.walk import MissingFolder
 
 Progress = Callable[[int, int], None]
 
@@ -22,7 +25,27 @@ _INDEX_KEYS = ("index", "root", "roots", "limit", "val_fraction", "rescan")
 
 
 def build_index(config: Mapping[str, Any]) -> Index:
-    """The Index of `data`, from its cache where nothing changed; DataError where the files don't fit."""
+    """The Index of `data`, from its cache where nothing changed; DataError where the files don't fit.
+
+    Of several data sets it is the joined one, which has a column `data`.
+    """
+    if not is_joined(config):
+        return _index_of(config, data_name(config))
+    parts: dict[str, Index] = {}
+    for name, one in each(config).items():
+        try:
+            parts[name] = _index_of(one, name, part=True)
+        except MissingFolder as error:
+            raise MissingFolder(error.folder, named(str(error), name)) from error
+        except ConfigError as error:
+            raise ConfigError([named(problem, name) for problem in error.problems]) from error
+        except DataError as error:
+            raise DataError(named(str(error), name)) from error
+    return build_joined(parts, required=COLUMNS[config["task"]])
+
+
+def _index_of(config: Mapping[str, Any], name: str, *, part: bool = False) -> Index:
+    """The Index of one data set."""
     data = config["data"]
     layout = build({**data["index"], "_partial_": True}, allow=config["allow_targets"])
     return build_index_from(
@@ -35,7 +58,8 @@ def build_index(config: Mapping[str, Any]) -> Index:
         cache=Path(config["paths"]["cache"]).expanduser(),
         rescan=data["rescan"],
         required=COLUMNS[config["task"]],
-        name=data_name(config),
+        name=name,
+        part=part,
     )
 
 
@@ -87,8 +111,14 @@ def build_datamodule(
     module: lightning.LightningModule,
     progress: Progress | None = None,
 ) -> Any:
-    """The task's LightningDataModule over an Index, fed as the module's network wants it."""
+    """The task's LightningDataModule over an Index, fed as the module's network wants it.
+
+    The network itself goes along where its features are kept: data.cache=features.
+    """
     node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}
+    kept: dict[str, Any] = {}
+    if node.get("cache") == "features":
+        kept = {"network": module.net, "precision": str(config["trainer"]["precision"])}
     return build(
         node,
         allow=config["allow_targets"],
@@ -98,6 +128,7 @@ def build_datamodule(
         seed=config["seed"],
         cache_dir=Path(config["paths"]["cache"]).expanduser(),
         progress=progress,
+        **kept,
     )
 
 
@@ -122,6 +153,8 @@ def build_network_on_meta(config: Mapping[str, Any]) -> nn.Module:
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """A short name of the data for tables and directories: the layout's module and the root's last part."""
+    """A short name of the data for tables and directories: the layout's module, or `a+b` of several sets."""
+    if is_joined(config):
+        return "+".join(each(config))
     target = str(config["data"]["index"]["_target_"])
     return target.split(".")[-2] if target.endswith(".index") else target.split(".")[-1]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from .. import __version__
+from ..backbones.adapters import write_directory
 from ..errors import CheckpointError
 from .directory import write_json
 
@@ -105,6 +108,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             unfinished.replace(path)
             write_json(path.with_suffix(".json"), checkpoint["tapetum"]["metadata"])
+            if adapter := checkpoint["tapetum"].get("adapter"):
+                write_directory(adapter_directory(path), adapter, checkpoint["state_dict"])
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
             whole = sorted(found.name for found in path.parent.glob("*.ckpt"))
             raise CheckpointError(
@@ -120,13 +125,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             unfinished.unlink(missing_ok=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Lightning's hook; the JSON goes with its checkpoint."""
+        """Lightning's hook; the JSON and the PEFT directory go with their checkpoint."""
         super().remove_checkpoint(path)
         Path(path).with_suffix(".json").unlink(missing_ok=True)
+        shutil.rmtree(adapter_directory(Path(path)), ignore_errors=True)
+
+
+def adapter_directory(checkpoint: Path) -> Path:
+    """Where the adapter of a checkpoint's network stands as PEFT itself reads it: `best-adapter/`."""
+    return checkpoint.with_name(f"{checkpoint.stem}-adapter")
 
 
 class DescribeCheckpoint(Callback):
-    """Puts config and metadata into every checkpoint."""
+    """Puts config and metadata into every checkpoint.
+
+    The metadata says where the weights come from: `epoch` (from 0) and `step`, the `monitor`, its value as
+    `monitored` and `best` so far, `metrics` (train/… over the steps of this epoch so far, val/… of the last
+    validation), what `facts` holds (the Index's fingerprint), the version of tapetum and the time.
+    """
 
     def __init__(
         self, config: Mapping[str, Any], facts: Mapping[str, Any], monitor: str | None, mode: str
@@ -151,19 +167,25 @@ class DescribeCheckpoint(Callback):
         best = value if self.best is None else self.best if value is None else self.better(self.best, value)
         logged = trainer.callback_metrics.items()
         metrics = {name: float(value) for name, value in logged if name not in ("step", "epoch")}
+        metrics |= _of_this_epoch(trainer, module)
         checkpoint["tapetum"] = {
             "format": FORMAT,
             "config": self.config,
             "metadata": {
-                "epoch": trainer.current_epoch,
+                "epoch": _epoch(trainer),
                 "step": trainer.global_step,
                 "monitor": self.monitor,
                 "monitored": value,
                 "best": best,
                 "metrics": metrics,
                 **self.facts,
+                "tapetum": __version__,
+                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             },
         }
+        net: Any = getattr(module, "net", None)
+        if hasattr(net, "peft_directory"):
+            checkpoint["tapetum"]["adapter"] = net.peft_directory("net.")
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's hook."""
@@ -176,6 +198,27 @@ class DescribeCheckpoint(Callback):
     def _monitored(self, trainer: lightning.Trainer) -> float | None:
         value = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)
         return None if value is None else float(value)
+
+
+def _epoch(trainer: lightning.Trainer) -> int:
+    """The epoch that the weights are of; behind the last one, Lightning already counts the next."""
+    progress = trainer.fit_loop.epoch_progress.current
+    between = progress.ready == progress.completed
+    return trainer.current_epoch - (1 if between and trainer.current_epoch else 0)
+
+
+def _of_this_epoch(trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, float]:
+    """Loss, accuracy and learning rates as they are now: what Lightning keeps is of the last whole epoch.
+
+    A checkpoint that is written after a validation or a step comes before the epoch's own figures.
+    """
+    module.flush()  # type: ignore[operator]  # every task's module has a StepBuffer
+    loss, accuracy = module.buffer.epoch()  # type: ignore[union-attr,operator]
+    both = torch.tensor([loss, accuracy], device=module.device)
+    seen = trainer.strategy.reduce(both, reduce_op="mean").tolist()
+    rates: dict[str, float] = module.learning_rates()  # type: ignore[operator]
+    figures = dict(zip(("train/loss", "train/accuracy"), seen, strict=True))
+    return {name: value for name, value in figures.items() if not math.isnan(value)} | rates
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+import torch
 from torch import nn
 
 from ..config.build import locate
+from ..config.check import called_later
 from ..config.targets import walk_targets
 from ..errors import CheckpointError, ConfigError
 from .building import build_module, build_network
@@ -53,19 +56,25 @@ def load_module(run_or_file: str | Path, which: Which = "best", *, allow: Sequen
     checkpoint = read_checkpoint(file)
     config = dict(checkpoint["tapetum"]["config"]) | {"allow_targets": list(allow)}
     _only_modules(config["model"], allow, file)
-    net = build_network(config, pretrained=False)
     weights = network_weights(checkpoint)
-    if set(net.state_dict()) - set(weights):
-        net = build_network(config)
+    with torch.device("meta"):  # names alone: drawing large weights takes longer than reading them
+        whole = set(build_network(config, pretrained=False).state_dict()) <= set(weights)
+    net = build_network(config, pretrained=not whole)
     load_network(net, weights, file)
     module = build_module(config, net, train=False)
     return Loaded(module.eval(), config, dict(checkpoint["tapetum"]["metadata"]), file)
 
 
 def _only_modules(model: Any, allow: Sequence[str], file: Path) -> None:
-    """A checkpoint may name torch modules and nothing else: its config is untrusted input."""
+    """A checkpoint may name torch modules and nothing else: its config is untrusted input.
+
+    A function of a package that the user allows may be a loss or a metric, which nothing calls on building.
+    """
     for key, node in walk_targets(model, "model"):
         found = locate(node["_target_"], allow)
+        theirs = any(node["_target_"].startswith(f"{package}.") for package in allow)
+        if theirs and inspect.isfunction(found) and node.get("_partial_") is True and called_later(key):
+            continue
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             raise ConfigError(
                 f"{file}: {key}._target_={node['_target_']} is not a torch module, and is refused"

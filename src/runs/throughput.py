@@ -12,13 +12,15 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Throughput(Callback):
-    """Logs `speed/images_per_second`, `speed/data_wait` and `memory/peak_gb`.
+    """Logs `speed/images_per_second`, `speed/data_wait`, `speed/epoch_seconds` and `memory/peak_gb`.
 
-    data_wait is the share of the time that was spent waiting for batches. Validation does not count. Memory
-    is the device's on CUDA and the process's elsewhere.
+    data_wait is the share of the time that was spent waiting for batches. Validation counts in neither, but
+    in epoch_seconds, the whole epoch by the clock (of a resumed epoch, what this process did). Memory is the
+    device's on CUDA and the process's elsewhere.
     """
 
     def __init__(self) -> None:
+        self._epoch_began = 0.0
         self._training = self._waiting = 0.0
         self._batch_began = self._batch_ended = 0.0
         self._images = 0
@@ -27,7 +29,7 @@ class Throughput(Callback):
         """Lightning's hook."""
         self._training = self._waiting = 0.0
         self._images = 0
-        self._batch_ended = time.perf_counter()
+        self._epoch_began = self._batch_ended = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -60,6 +62,7 @@ class Throughput(Callback):
             {
                 "speed/images_per_second": self._images * trainer.world_size / total if total else 0.0,
                 "speed/data_wait": self._waiting / total if total else 0.0,
+                "speed/epoch_seconds": time.perf_counter() - self._epoch_began,
                 "memory/peak_gb": peak_memory_gb(),
             }
         )

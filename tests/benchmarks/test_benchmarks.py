@@ -5,14 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 TABLES = {
+    "frozen": ["features computed", "features read", "LoRA, last 4 blocks", "memory, MB"],
+    "gpu": ["frozen features", "LoRA on all blocks", "full fine-tuning", "share of 4,876"],
     "index": ["5,000 rows", "second start", "memory after a second start"],
     "loader": ["64 JPEGs of 512x512", "template", "decoded cache", "largest pixel difference"],
     "overhead": ["plain loop", "Lightning, barebones", "tapetum", "CPU a step over barebones"],
-    "startup": ["import lightning", "tapetum --help", "tapetum train optimizer.lrr=1"],
+    "predict": ["64 JPEGs of 512x512", "loader, then network", "CPU", "memory over the second half"],
+    "startup": ["import lightning", "tapetum --help", "tapetum train optimizer.lrr=1", "tapetum predict RUN"],
 }
 
 
@@ -26,6 +30,14 @@ def test_benchmark_prints_its_figures_beside_their_goals(name: str, tmp_path: Pa
     for expected in (*TABLES[name], "goals", "not judged", "load average"):
         assert expected in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would run")
+def test_the_benchmark_for_a_gpu_says_that_it_did_not_run() -> None:
+    done = subprocess.run([sys.executable, BENCHMARKS / "gpu.py"], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("not run: there is no CUDA GPU")
 
 
 def test_every_benchmark_is_tested() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from tapetum.backbones.freezing import KeepsFrozen, freeze
 from tapetum.images.geometry import InputSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,3 +89,20 @@ class LimitFileSize(Callback):
 
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+class HalfFrozen(KeepsFrozen):
+    """As Plain, with a first layer that starts frozen."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size=(32, 32), resize="squash")
+        self.tower = nn.Sequential(nn.Linear(6, width), nn.Tanh())
+        self.head = nn.Linear(width, 1)
+        freeze(self.tower)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float() / 255
+        means = pixels.mean(dim=(2, 3))
+        rough = (pixels[..., 1:] - pixels[..., :-1]).abs().mean(dim=(2, 3))
+        return self.head(self.tower(torch.cat([means, 10 * rough], dim=1))).squeeze(1)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from tapetum.cli import VERBS, main
+from tapetum.commands.help import COMPOSING
 
 from commands.experiments import in_process, run
 
@@ -23,7 +24,7 @@ def test_help_answers_in_half_a_second(words):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     assert words[0].strip("-") in done.stdout or words[0] == "--help"
-    if words[0] != "report":
+    if words[0] in ("--help", *COMPOSING):
         assert "efficientnet_b0" in done.stdout
         assert "trainer.max_epochs" in done.stdout
 
@@ -40,13 +41,13 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("verb", "said"),
     [
-        ("trian", "unknown verb trian: did you mean train? verbs: train, check, evaluate, report\n"),
-        ("frobnicate", "unknown verb frobnicate: verbs: train, check, evaluate, report\n"),
+        ("trian", "unknown verb trian: did you mean train? verbs: "),
+        ("frobnicate", "unknown verb frobnicate: verbs: "),
     ],
 )
 def test_an_unknown_verb_lists_the_verbs(capsys, verb, said):
     assert main([verb]) == 2
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == f"{said}{', '.join(VERBS)}\n"
 
 
 def test_no_verb_is_help(capsys):

@@ -59,6 +59,11 @@ def test_a_run_on_its_own_data_gives_its_own_figures_again(finished, evaluated, 
         "config.yaml", "metrics.json", "predictions", "report", "notes.json",
     }  # fmt: skip
     assert not (made / "checkpoints").exists()
+    table = json.loads((made / "table.json").read_text())
+    assert table["lines"][-1]["figures"]["accuracy"] == pytest.approx(again["test/accuracy"])
+    assert {f"table.{kind}" for kind in ("csv", "json", "md", "tex")} <= {
+        path.name for path in made.iterdir()
+    }
 
 
 def test_other_data_keeps_the_threshold_that_the_run_fitted(finished, evaluated, tmp_path):
@@ -102,12 +107,31 @@ def test_a_run_is_evaluated_in_the_precision_it_was_trained_in(folder, tmp_path)
     assert again["test/nll"] == pytest.approx(own["test/nll"], abs=1e-6)
 
 
-def test_several_runs_get_an_evaluation_each(finished, folder, tmp_path):
-    other = train(folder, tmp_path, "seed=3")
+def test_several_runs_get_an_evaluation_each_and_stand_side_by_side(finished, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAPETUM_OUTPUTS", str(tmp_path / "beside"))
+    other = train(folder, tmp_path, "optimizer.lr=0.0001")
     before = len(evaluations(finished))
-    assert run("evaluate", str(finished), str(other)) == 0
+    assert (
+        run("evaluate", str(finished), str(other), f"data.root={make_folder(tmp_path / 'more', seed=9)}") == 0
+    )
     assert len(evaluations(finished)) == before + 1
     assert len(evaluations(other)) == 1
+    (beside,) = (tmp_path / "beside" / "reports").iterdir()
+    assert {path.name for path in beside.glob("table.*")} == {
+        f"table.{kind}" for kind in ("csv", "json", "md", "tex")
+    }
+    held = json.loads((beside / "table.json").read_text())
+    assert len(held["runs"]) == 2
+    paired = {one["figure"]: one for one in held["paired"]}
+    tables = {
+        made: pq.read_table(evaluations(made)[-1] / "predictions" / "test.parquet")
+        for made in (finished, other)
+    }
+    right = {
+        made: ((table["logit"].to_numpy() > 0) == (table["label"].to_numpy() == 1)).mean()
+        for made, table in tables.items()
+    }
+    assert abs(paired["accuracy"]["difference"]) == pytest.approx(abs(right[finished] - right[other]))
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "run", "pt"])

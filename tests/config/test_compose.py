@@ -164,3 +164,38 @@ def test_a_yaml_file_that_is_no_yaml_names_the_line(tmp_path):
     (tmp_path / "experiment" / "broken.yaml").write_text("# @package _global_\nseed: [1\nname: x\n")
     with pytest.raises(ConfigError, match=r"can't be read: .* at line 3, column 5"):
         compose([f"hydra.searchpath=[file://{tmp_path}]", "experiment=broken"])
+
+
+def test_a_list_of_losses_in_a_yaml_says_how_it_is_written_there(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    sum_of_two = """# @package _global_
+model:
+  loss:
+    _target_: tapetum.modules.losses.Sum
+    terms: [{_target_: tapetum.modules.losses.BinaryCrossEntropy}, {_target_: torch.nn.BCEWithLogitsLoss}]
+"""
+    (tmp_path / "experiment" / "right.yaml").write_text(sum_of_two)
+    listed = "# @package _global_\nmodel:\n  loss:\n    - loss: {_target_: torch.nn.BCEWithLogitsLoss}\n"
+    (tmp_path / "experiment" / "wrong.yaml").write_text(listed)
+    path = f"hydra.searchpath=[file://{tmp_path}]"
+    assert len(compose([path, "experiment=right"]).config["model"]["loss"]["terms"]) == 2
+    with pytest.raises(
+        ConfigError, match=r"In 'experiment/wrong' a list stands .*tapetum.modules.losses.Sum"
+    ):
+        compose([path, "experiment=wrong"])
+
+
+def test_a_mapping_with_numbers_for_keys_can_be_changed_entry_by_entry(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "study.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /callbacks: gradual_unfreeze\n  - _self_\n"
+        "callbacks:\n  gradual_unfreeze:\n    schedule:\n      2: 2\n      4: [backbone.bn1]\n"
+    )
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=study"]
+    key = "++callbacks.gradual_unfreeze.schedule"  # what `prepare` makes of a key that no YAML of ours lists
+
+    def schedule(*more):
+        return compose([*words, *more]).config["callbacks"]["gradual_unfreeze"]["schedule"]
+
+    assert schedule() == {2: 2, 4: ["backbone.bn1"]}
+    assert schedule(f"{key}.4=all", f"{key}.2=null") == {2: 2, 4: ["backbone.bn1"], "4": "all", "2": None}

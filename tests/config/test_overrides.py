@@ -64,9 +64,9 @@ CALLBACKS = ", ".join(option.name for option in groups()["callbacks"])
         ("~data", f"~data leaves nothing to run with: type data=NAME ({DATA})"),
         ("model=null", f"model=null leaves nothing to run with: type model=NAME ({MODELS})"),
         (
-            "data=[cifake,folder]",
-            "data=[cifake,folder] would merge several options of data into one: type one data=NAME, "
-            "or -m data=cifake,folder to run each",
+            "model=[npr,small_resnet]",
+            "model=[npr,small_resnet] would merge several options of model into one: type one model=NAME, "
+            "or -m model=npr,small_resnet to run each",
         ),
         ("model@x=npr", "model@x=npr puts model under another key, which nothing reads: type model=NAME"),
     ],

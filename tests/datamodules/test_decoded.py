@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tapetum.datamodules import decoded
 from tapetum.datamodules.decoded import DecodedCache, decoded_cache
 from tapetum.errors import ConfigError, DataError, ImageError
@@ -143,14 +144,32 @@ def test_cache_pickles_without_its_pixels(index, tmp_path):
     assert torch.equal(pickle.loads(packed).image(3), expected)
 
 
-def test_sizes_that_stay_different_are_refused(index, tmp_path):
-    with pytest.raises(ConfigError, match=r"the network's resize rule is 'shortest': type data.cache=none"):
-        cache_of(index, tmp_path, spec=InputSpec(size=(24, 20), resize="shortest", crop=(20, 20)))
+@pytest.mark.parametrize("spec", [
+    InputSpec(size=None, resize="none", crop=(16, 16)),
+    InputSpec(size=(24, 20), resize="shortest", crop=(20, 20)),
+    InputSpec(size=(48, 48), resize="tile", crop=(48, 48)),
+])  # fmt: skip
+def test_images_of_one_size_are_kept_under_a_rule_that_makes_none(index, tmp_path, spec):
+    live, cached = (data_module(index, tmp_path, spec=spec, cache=cache) for cache in ("none", "decoded"))
+    for one, other in zip(cached.eval_dataloader("train"), live.eval_dataloader("train"), strict=True):
+        assert torch.equal(one["images"], other["images"])
+
+
+@pytest.mark.parametrize(("resize", "size", "instead"), [
+    ("none", None, "type data.cache=none$"),
+    ("shortest", (24, 24), "type data.cache=none, or model.geometry.resize=squash$"),
+])  # fmt: skip
+def test_sizes_that_stay_different_are_refused(index, tmp_path, resize, size, instead):
+    root, path = index.location(5)
+    Image.new("RGB", (40, 32)).save(root / path)
+    with pytest.raises(ConfigError, match=rf"rule '{resize}' makes .*{path} .* and others .*: {instead}"):
+        cache_of(index, tmp_path, spec=InputSpec(size=size, resize=resize))
+    assert kept(tmp_path) == []
 
 
 def test_an_index_that_does_not_know_its_files_is_refused(index, tmp_path):
     blind = Index(index.table, index.roots, index.fingerprint)
-    with pytest.raises(DataError, match="needs an Index that knows when its files last changed"):
+    with pytest.raises(DataError, match="needs an Index that knows when its files"):
         cache_of(blind, tmp_path)
 
 

@@ -10,16 +10,19 @@ importing torch takes seconds.
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import yaml
 from hydra import compose as hydra_compose
@@ -30,7 +33,18 @@ from tapetum.config.overrides import prepare
 from tapetum.errors import ConfigError
 from tapetum.runs.directory import RunDirectory
 
-from layouts import make_cifake, make_folder, make_manifest
+from fetching.hub_server import Hub, serving
+from layouts import (
+    make_cifake,
+    make_folder,
+    make_genimage,
+    make_hf,
+    make_image,
+    make_manifest,
+    make_tar_of,
+    make_tars,
+    make_univfd,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{one.name}" for one in (ROOT / "docs").glob("*.md"))]
@@ -41,12 +55,14 @@ COMMAND = re.compile(r"(tapetum|python|make|git|pip|ls|\.venv/bin/\w+|\.|eval|RU
 REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = [
     (("train",), (), ("trainer.max_epochs=1", "accelerator=cpu"), "limit, device"),
     (("train", "resume=outputs/"), (), ("trainer.max_epochs=2",), "limit: one epoch more than the run had"),
+    (("train", "gradual_unfreeze"), (), ("trainer.max_epochs=6",), "limit: as long as its schedule"),
     (("train",), (" data=", " experiment="), ("data.index.train=64", "data.index.test=64"), "limit"),
     (("check",), (" data=", " experiment=", "data.index.train="), ("data.index.train=64",), "limit"),
     (("train", " data="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
     (("train", " experiment="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
     (("train", " experiment="), (), ("scheduler.warmup_epochs=0",), "limit: a warm-up within one epoch"),
     (("train", " experiment=product_photo_detector"), (), ("model.net.pretrained=false",), "no hub"),
+    (("train", "wandb"), ("logger.wandb.mode",), ("logger.wandb.mode=offline",), "no account"),
 ]
 
 
@@ -195,6 +211,28 @@ def _tapetum(page: Page, line: re.Match[str]) -> None:
         assert set(page.folder.glob("outputs/detection/*/*")) == before, f"{line[0]} did not go on"
 
 
+def _from_a_hub(page: Page, line: re.Match[str]) -> None:
+    """As typed, with a hub on the loopback interface that has tiny copies of what is fetched."""
+    images = {f"flickr30k-images/{number}.jpg": b"an image" for number in range(3)}
+    captions = "".join(f'"[""a dog""]",train,{number}.jpg\n' for number in range(3))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in images.items():
+            archive.writestr(name, content)
+    copy = page.folder / "hub_copy"
+    cifake = {str(one.relative_to(copy)): one.read_bytes() for one in copy.rglob("*") if one.is_file()}
+    cifake = {name: content for name, content in cifake.items() if "validation" not in name}
+    flickr30k = {
+        "flickr30k-images.zip": packed.getvalue(),
+        "flickr_annotations_30k.csv": f"raw,split,filename\n{captions}".encode(),
+    }
+    files = {"dragonintelligence/CIFAKE-image-dataset": cifake, "nlphuji/flickr30k": flickr30k}
+    with serving(Hub(files=files)) as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patch.setenv("HF_ENDPOINT", hub.url)
+        _tapetum(page, line)
+
+
 def _run(page: Page, words: list[str]) -> None:
     sys.argv = ["train.py", *words[1:]]
     assert main(words) == 0, f"{page.name}: tapetum {shlex.join(words)}"
@@ -268,9 +306,30 @@ def _extra(page: Page, line: re.Match[str]) -> None:
     assert re.search(rf"^{line[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
 
+def _example(page: Page, line: re.Match[str]) -> None:
+    """Installs from this checkout; its package becomes importable in the page's folder instead."""
+    example = ROOT / line[1]
+    assert (example / "pyproject.toml").is_file()
+    for package in example.glob("*/__init__.py"):
+        shutil.copytree(package.parent, page.folder / package.parent.name)
+
+
+def _tensorboard(page: Page, line: re.Match[str]) -> None:
+    """It serves until it is stopped; there is something to show."""
+    assert list((page.folder / line[1]).rglob("events.out.tfevents*"))
+
+
+def _wandb_sync(page: Page, line: re.Match[str]) -> None:
+    """Needs an account; W&B finds the run there."""
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", page.shell(f"printf %s {line[1]}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=page.folder)
+    assert "Would sync 1 run" in done.stderr
+
+
 # A command → what is done. The first five run it; of the others, the docstring says what is asserted instead.
 COMMANDS: dict[str, Callable[[Page, re.Match[str]], None]] = {
     r"eval \"\$\(python train\.py -sc install=bash\)\"": _completion,
+    r"(?P<program>tapetum) (?P<rest>download .*|.* data\.index\.repo=.*)": _from_a_hub,
     r"(?P<program>python train\.py|tapetum)\s+(?P<rest>.*)": _tapetum,
     r"([A-Z]+)=\$\(.*\)": _assignment,
     r"ls .*": _listing,
@@ -278,6 +337,9 @@ COMMANDS: dict[str, Callable[[Page, re.Match[str]], None]] = {
     r"\. \.venv/bin/activate": _activate,
     r"\.venv/bin/python benchmarks/(\w+\.py)(?: --quick)?": _benchmark,
     r"pip install 'tapetum\[(\w+)\]'": _extra,
+    r"tensorboard --logdir (\S+)": _tensorboard,
+    r"wandb sync (\S+)": _wandb_sync,
+    r"pip install -e (examples/\w+)": _example,
 }
 
 
@@ -368,11 +430,19 @@ def _write_data(folder: Path) -> None:
         make_folder(folder / "albums", real="camera", generated=generator, splits=splits, seed=number)
     make_folder(folder / "album" / "test", generated="generated", splits={"": 4}, seed=7)
     make_cifake(folder / "cifake")
+    for scene in range(12):
+        for number, name in enumerate(("real", "flux", "midjourney")):
+            make_image(folder / f"twins/{scene:02d}_{name}.png", generated=number > 0, seed=(scene, number))
     make_manifest(folder / "listed", splits={"train": 8, "val": 4, "test": 4})
+    make_hf(folder / "hub_copy")
+    make_tars(folder / "shards")
+    make_tar_of(folder / "cifake", folder / "packed" / "cifake.tar")
+    make_genimage(folder / "bench" / "genimage")
+    make_univfd(folder / "bench" / "univfd")
 
 
 _PLACEHOLDER = re.compile(r"…|<|[A-Z]{3,}|=(True|False|k)$|^(group|key)=|\bmy_|photo: |=\[?(package|a)\b")
-_WRITTEN_BY_THE_READER = {"experiment=thumbnails"}  # docs/configuration.md tells how
+_WRITTEN_BY_THE_READER = {"experiment=thumbnails", "experiment=twins"}  # the pages tell how
 
 
 def _placeholder(span: str) -> bool:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tapetum.errors import ConfigError, ImageError
-from tapetum.images.geometry import InputSpec, center_crop, prepare, random_crop, resize, scale
+from tapetum.images.geometry import (
+    InputSpec,
+    center_crop,
+    prepare,
+    random_crop,
+    resize,
+    scale,
+    with_geometry,
+)
 from torchvision.transforms import v2
 
 FILTERS = {
@@ -235,3 +243,12 @@ def test_all_problems_of_an_input_spec_are_reported_together():
 def test_unknown_backend_is_a_config_error():
     with pytest.raises(ConfigError, match="backend=fats: did you mean fast"):
         resize(noise(4, 4), InputSpec((2, 2)), backend="fats")
+
+
+def test_a_users_geometry_replaces_fields_of_the_networks_own():
+    spec = InputSpec(size=(256, 256), resize="shortest", crop=(224, 224), interpolation="bicubic")
+    changed = with_geometry(spec, {"resize": "squash", "size": [48, 40], "crop": 32})
+    assert changed == InputSpec(size=(48, 40), resize="squash", crop=(32, 32), interpolation="bicubic")
+    assert with_geometry(spec, {}) == spec
+    with pytest.raises(ConfigError, match=r"unknown key model.geometry.sise: it takes size, resize, crop"):
+        with_geometry(spec, {"sise": 3})

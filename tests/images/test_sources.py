@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tapetum.errors import DataError, ImageError
-from tapetum.images import sources
+from tapetum.images import parquet_images, sources
 from tapetum.images.decode import Limits
 from tapetum.images.sources import read_bytes, read_image
 
@@ -195,3 +195,49 @@ def test_forked_worker_reads_even_if_a_lock_was_held(tmp_path):
             right = read_bytes(tmp_path, "t.tar::x") == b"1" and read_bytes(tmp_path, "p.parquet::0") == b"2"
             os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("order", ["random", "ascending", "descending"])
+def test_large_row_group_is_read_in_parts_that_are_right(tmp_path, monkeypatch, order):
+    monkeypatch.setattr(parquet_images, "_WHOLE_BYTES", 10_000)
+    monkeypatch.setattr(parquet_images, "_PART_BYTES", 3_000)
+    rows = [f"row-{i}".encode() * (1 + i % 50) for i in range(401)]
+    pq.write_table(pa.table({"image": rows, "other": rows}), tmp_path / "p.parquet", row_group_size=300)
+    wanted = np.arange(401) if order != "descending" else np.arange(401)[::-1]
+    if order == "random":
+        np.random.default_rng(0).shuffle(wanted)
+    for i in wanted:
+        assert read_bytes(tmp_path, f"p.parquet::image:{i}") == rows[i]
+    with pytest.raises(ImageError, match="no row '401'"):
+        read_bytes(tmp_path, "p.parquet::image:401")
+    with pytest.raises(DataError, match="has no column 'img' with image bytes: it has image, other"):
+        read_bytes(tmp_path, "p.parquet::img:0")
+
+
+def test_row_groups_kept_are_bounded_in_bytes():
+    groups = parquet_images.RowGroups(kept_bytes=1000)
+    arrays = [pa.array([bytes(300)]) for _ in range(20)]
+    for number, array in enumerate(arrays):
+        groups.put(("file", number), array)
+        assert groups.get(("file", number)) is array
+        kept = [one for one in range(20) if groups.get(("file", one)) is not None]
+        assert sum(arrays[one].nbytes for one in kept) <= 1000
+        assert kept[-1] == number
+    huge = pa.array([bytes(5000)])
+    groups.put(("file", 99), huge)
+    assert groups.get(("file", 99)) is huge
+    assert groups.get(("file", 19)) is None
+
+
+def test_headers_of_many_archives_are_read_once_each(tmp_path, monkeypatch):
+    for name in range(40):  # more than are kept open
+        write_tar(tmp_path / f"{name}.tar", {str(i): f"{name}-{i}".encode() for i in range(3)})
+    opened = []
+    original = tarfile.open
+    monkeypatch.setattr(
+        tarfile, "open", lambda *args, **options: opened.append(1) or original(*args, **options)
+    )
+    for i in range(3):
+        for name in range(40):
+            assert read_bytes(tmp_path, f"{name}.tar::{i}") == f"{name}-{i}".encode()
+    assert len(opened) == 40

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tapetum.errors import ConfigError, DataError
 from tapetum.indexes import cifake, folder, manifest, synthetic
-from tapetum.indexes.build import build
+from tapetum.indexes.build import build, build_joined
 from tapetum.indexes.table import Listing, to_table
 from tests.layouts import make_cifake, make_folder, make_image, make_manifest
 
@@ -439,3 +439,25 @@ def test_a_hundred_thousand_rows_start_again_in_a_moment(tmp_path, record_proper
     size = index.table.nbytes / len(index)
     print(f"100,000 rows: listed in {times[0]:.2f} s, again in {times[1]:.3f} s, {size:.0f} bytes a row")
     assert size < 200
+
+
+def test_joined_data_sets_may_each_have_one_class_but_not_all_the_same(tmp_path):
+    for number, name in enumerate(("a", "b")):
+        for image in range(4):
+            make_image(tmp_path / name / ("real", "fake")[number] / f"{image}.png", generated=bool(number))
+    with pytest.raises(DataError, match=r"train split of mine has one class only \(real: 4\)"):
+        made(folder.index, tmp_path / "a", val_fraction=0)
+    parts = {name: made(folder.index, tmp_path / name, val_fraction=0, part=True, name=name) for name in "ab"}
+    assert build_joined(parts).counts() == {"train": {"real": 4, "generated": 4}}
+    with pytest.raises(DataError, match=r"train split of a has one class only \(real: 4\)"):
+        build_joined({"a": parts["a"]})
+
+
+def test_joined_data_sets_that_share_a_file_are_refused(tmp_path):
+    make_folder(tmp_path, splits={"train": 3, "test": 2})
+    one = made(folder.index, tmp_path, val_fraction=0, part=True)
+    other = made(folder.index, tmp_path / "test", val_fraction=0, part=True)
+    with pytest.raises(
+        DataError, match=r"4 files are in one and other more than once: .*test/ai_generated/0000\.jpg"
+    ):
+        build_joined({"one": one, "other": other})

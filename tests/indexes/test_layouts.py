@@ -222,7 +222,7 @@ def test_manifest_that_is_absent_or_no_parquet_or_of_an_unknown_kind(tmp_path):
     with pytest.raises(DataError, match="is not a parquet file"):
         manifest.index(tmp_path, file="m.parquet")
     (tmp_path / "m.xlsx").write_text("no")
-    with pytest.raises(ConfigError, match=r"must end in \.csv or \.parquet"):
+    with pytest.raises(ConfigError, match=r"must end in \.csv, \.parquet or \.json"):
         manifest.index(tmp_path, file="m.xlsx")
     with pytest.raises(ConfigError, match=r"must map values to 0 \(real\) or 1"):
         manifest.index(write(tmp_path, "path\n"), labels={"real": 2})

@@ -97,5 +97,14 @@ def test_joined_data_sets_keep_their_files_and_say_where_they_came_from(index):
     assert both.table.column_names == [name for name in TYPES if name in both.table.column_names]
 
 
+def test_a_generator_that_several_data_sets_name_is_told_apart_by_its_set(index):
+    rows = {"path": ["z", "y", "x"], "root": [0] * 3, "split": ["test"] * 3, "label": [1, 0, 0]}
+    other = Index(to_table({**rows, "generator": ["sd", "sd", None]}), (Path("/z"),), "e")
+    both = join({"first": index, "second": other})
+    assert both.column("generator") == ["first.sd", None, None, "adm", "second.sd", "second.sd", None]
+    assert both.generators() == ["adm", "first.sd", "second.sd"]
+    assert index.generators() == ["adm", "sd"], "the parts stay as they are"
+
+
 def test_an_index_travels_to_loader_workers(index):
     assert pickle.loads(pickle.dumps(index)) == index

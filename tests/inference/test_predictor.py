@@ -8,36 +8,10 @@ import pytest
 import tapetum
 import torch
 from PIL import Image
-from tapetum.errors import CheckpointError, DataError
+from tapetum.errors import CheckpointError, ConfigError, DataError
 from tapetum.images.decode import decode
-from tapetum.runs.directory import RunDirectory
 
-from layouts import make_folder, make_image
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> RunDirectory:
-    """A run of the real command, in this process: one epoch on 24 tiny images."""
-    from tapetum.commands.train import train
-    from tapetum.config.compose import compose
-    from tapetum.config.overrides import prepare
-
-    folder = tmp_path_factory.mktemp("run")
-    make_folder(folder / "data", splits={"train": 8, "val": 4, "test": 5}, size=40)
-    arguments = [
-        "model=timm_backbone", "model.net.name=test_resnet.r160_in1k", "model.net.size=32",
-        "model.net.hidden=16", "data=folder", f"data.root={folder / 'data'}", "data.batch_size=8",
-        "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
-        f"paths.outputs={folder / 'out'}", f"paths.cache={folder / 'cache'}",
-    ]  # fmt: skip
-    train(compose(prepare(arguments, multirun=False)))
-    (config,) = (folder / "out").rglob("config.yaml")
-    return RunDirectory(config.parent)
-
-
-@pytest.fixture(scope="module")
-def predictor(run):
-    return tapetum.load(run.path, device="cpu")
+from layouts import make_image
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +25,7 @@ def root_of(run) -> Path:
 
 def test_predictions_are_those_the_run_wrote(run, predictor, written):
     paths = [root_of(run) / path for path in written["path"].to_pylist()]
-    found = predictor.predict(paths, batch_size=3)
+    found = predictor.predict(paths, batch_size=3, threshold="config")
     np.testing.assert_allclose(found["logit"].to_numpy(), written["logit"].to_numpy(), atol=1e-6, rtol=0)
     assert found["item"].to_pylist() == [str(path) for path in paths]
     for name in ("verdict", "band"):
@@ -123,6 +97,70 @@ def test_an_item_that_cannot_be_read_is_named(predictor, tmp_path, item, message
     good = make_image(tmp_path / "good.png", generated=False)
     with pytest.raises(DataError, match=message):
         predictor.predict([good, item])
+
+
+def test_the_first_bad_item_is_named_however_many_follow(predictor, tmp_path):
+    good = make_image(tmp_path / "good.png", generated=False)
+    items = [good] * 5 + ["gone.jpg"] + [good] * 3 + ["gone too.jpg"]
+    with pytest.raises(DataError, match=r"^item 5 \(gone.jpg\) can't be used: the file does not exist$"):
+        predictor.predict(items, batch_size=2)
+
+
+@pytest.mark.parametrize("item", ["one.jpg", Path("one.jpg"), np.zeros((8, 8, 3), np.uint8)])
+def test_a_single_item_is_asked_into_a_list(predictor, item):
+    with pytest.raises(DataError, match=r"put a single one into a list, predict\(\[item\]\)"):
+        predictor.predict(item)
+
+
+def test_an_array_of_images_is_several_items(predictor):
+    several = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    expected = predictor.predict(list(several))["logit"].to_numpy()
+    np.testing.assert_allclose(predictor.predict(several)["logit"].to_numpy(), expected, atol=1e-6)
+
+
+def test_one_pil_image_may_come_many_times(predictor, tmp_path):
+    lazy = Image.open(make_image(tmp_path / "a.png", generated=True, size=200))  # loads when it is read
+    logits = predictor.predict([lazy] * 40, batch_size=4, workers=4)["logit"].to_numpy()
+    np.testing.assert_allclose(logits, logits[0], atol=1e-6)
+
+
+def test_workers_and_batch_size_change_nothing(predictor, tmp_path):
+    images = [make_image(tmp_path / f"{n}.png", generated=bool(n % 2), seed=n) for n in range(23)]
+    expected = predictor.predict(images, batch_size=1, workers=0)
+    for batch_size, workers in ((4, 1), (7, 3), (64, 8)):
+        found = predictor.predict(images, batch_size, workers=workers)
+        assert found["item"].to_pylist() == expected["item"].to_pylist()
+        np.testing.assert_allclose(found["logit"].to_numpy(), expected["logit"].to_numpy(), atol=1e-5)
+    with pytest.raises(ConfigError, match="batch_size=0 must be at least 1"):
+        predictor.predict(images, 0)
+
+
+def test_the_fitted_threshold_is_that_of_the_weights_it_was_fitted_for(run, predictor, tmp_path):
+    fitted = run.read_metrics()["val/threshold"]
+    assert predictor.fitted_threshold == fitted
+    assert tapetum.load(run.checkpoints / "best.ckpt", device="cpu").fitted_threshold == fitted
+    assert tapetum.load(run.path, which="last", device="cpu").fitted_threshold is None
+    copied = tmp_path / "checkpoints" / "best.ckpt"
+    copied.parent.mkdir()
+    copied.write_bytes((run.checkpoints / "best.ckpt").read_bytes())
+    alone = tapetum.load(copied, device="cpu")
+    assert alone.fitted_threshold is None
+    with pytest.raises(
+        ConfigError, match=r"threshold=fitted, but validation has fitted none .* threshold=config"
+    ):
+        alone.predict([], threshold="fitted")
+
+
+def test_verdicts_follow_the_fitted_threshold_unless_told_otherwise(run, predictor, written):
+    paths = [root_of(run) / path for path in written["path"].to_pylist()]
+    fitted = run.read_metrics()["val/threshold"]
+    found = predictor.predict(paths)
+    logits = found["logit"].to_numpy()
+    assert found["verdict"].to_pylist() == ["generated" if one > fitted else "real" for one in logits]
+    assert found.equals(predictor.predict(paths, threshold="fitted"))
+    cut = float(np.sort(found["probability"].to_numpy())[4])
+    given = predictor.predict(paths, threshold=cut - 1e-6)["verdict"].to_pylist()
+    assert given.count("generated") == len(paths) - 4
 
 
 def test_no_items_are_no_predictions(predictor):

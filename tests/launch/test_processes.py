@@ -53,6 +53,23 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
     assert (two / "report" / "index.html").is_file()
 
 
+def test_what_is_unfrozen_in_the_middle_is_synchronised_too(tmp_path):
+    data = make_folder(tmp_path / "data", splits={"train": 16, "val": 4, "test": 4})
+    unfreezing = (
+        "model.net._target_=own_parts.HalfFrozen",
+        "callbacks=gradual_unfreeze",
+        "callbacks.gradual_unfreeze.schedule={2: 1}",
+        "trainer.max_epochs=3",
+    )
+    one, _ = train(data, tmp_path / "one", "data.batch_size=8", *unfreezing)
+    two, _ = train(data, tmp_path / "two", "data.batch_size=4", "accelerator=cpu_ddp", *unfreezing)
+    expected = read_checkpoint(one / "checkpoints" / "last.ckpt")["state_dict"]
+    reached = read_checkpoint(two / "checkpoints" / "last.ckpt")["state_dict"]
+    assert {"net.tower.0.weight", "net.head.weight"} <= set(expected)
+    for name, value in expected.items():
+        assert torch.allclose(reached[name], value, atol=1e-6, rtol=0), name
+
+
 @pytest.mark.parametrize(("devices", "processes"), [(1, 1), (2, 2), ([0, 1, 2], 3), ("auto", 1), (-1, 1)])
 def test_world_size_counts_processes(devices, processes):
     assert world_size({"devices": devices, "num_nodes": 1, "accelerator": "cpu"}) == processes

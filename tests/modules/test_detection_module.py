@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tapetum.errors import ConfigError, DataError
-from tapetum.images.geometry import InputSpec
-from tapetum.modules.detection import DetectionModule, binary_logit, gathered, with_geometry
+from tapetum.modules.detection import DetectionModule, binary_logit, gathered
 from tapetum.modules.losses import BinaryCrossEntropy, CrossEntropy
 
 from modules.training import detector, network
@@ -99,16 +98,6 @@ def test_channels_last_changes_the_memory_and_not_the_logits():
     torch.testing.assert_close(module(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_geometry_replaces_fields_of_the_networks_own():
-    net = network()
-    changed = with_geometry(net, {"resize": "squash", "size": [48, 40], "crop": 32})
-    assert changed == InputSpec(
-        size=(48, 40), resize="squash", crop=(32, 32), interpolation=net.input_spec.interpolation
-    )
-    with pytest.raises(ConfigError, match=r"unknown key model.geometry.sise: it takes size, resize, crop"):
-        with_geometry(net, {"sise": 3})
-
-
 def test_a_detector_without_an_optimizer_can_only_predict():
     with pytest.raises(ConfigError, match="built without an optimizer and can only predict"):
         detector(optimizer=None).configure_optimizers()
@@ -179,3 +168,41 @@ def test_frozen_pretrained_weights_stay_out_of_the_checkpoint_and_come_back(tmp_
     other.on_load_checkpoint(checkpoint)
     other.load_state_dict(checkpoint["state_dict"], strict=True)
     assert all(torch.equal(value, whole[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        torch.nn.CrossEntropyLoss(),
+        F.cross_entropy,
+        partial(F.cross_entropy, label_smoothing=0.1),
+        [{"loss": BinaryCrossEntropy()}, {"loss": torch.nn.CrossEntropyLoss(), "weight": 0.1}],
+    ],
+)
+def test_a_cross_entropy_over_classes_is_refused_for_one_logit_an_image(loss):
+    with pytest.raises(ConfigError, match=r"CrossEntropyLoss takes logits \[B, k\], .*model.net.classes=2"):
+        detector(loss=loss).compute_loss(batch([0, 1, 1]), torch.randn(3))
+    two, outputs = batch([0, 1, 1]), torch.randn(3, 2)
+    alone = torch.nn.CrossEntropyLoss()
+    found = detector(network(classes=2), loss=alone).compute_loss(two, outputs)
+    torch.testing.assert_close(found, F.cross_entropy(outputs, two["labels"]))
+
+
+def test_what_will_train_later_is_in_the_optimizer_from_the_start_and_left_alone():
+    net = network(freeze=True)
+    module = detector(net, optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5))
+    names = ["backbone.layer4.0.conv1.weight", "backbone.layer4.0.bn1.bias"]
+    module.train_later(names, 0.25)
+    optimizer = module.configure_optimizers()
+    groups = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert groups == {
+        "head": (0.1, 0.5),
+        "head_no_decay": (0.1, 0.0),
+        "unfrozen": (0.025, 0.5),
+        "unfrozen_no_decay": (0.025, 0.0),
+    }
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    module.compute_loss(batch([0, 1]), module(batch([0, 1])["images"])).backward()
+    optimizer.step()
+    moved = {name for name, value in net.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith("classifier.")}

@@ -116,3 +116,14 @@ def test_a_sum_passes_the_class_counts_on():
 def test_half_precision_logits_are_summed_in_float32():
     loss = BinaryCrossEntropy()(LOGITS.bfloat16(), LABELS)
     assert loss.dtype == torch.float32
+
+
+def test_a_sum_names_its_terms_and_weighs_them_equally_unless_told():
+    terms = [BinaryCrossEntropy(), BinaryCrossEntropy(label_smoothing=0.5)]
+    first, second = (float(term(LOGITS, LABELS)) for term in terms)
+    assert float(Sum(terms)(LOGITS, LABELS)) == pytest.approx(first + second)
+    assert float(Sum(terms, [0.5, 3])(LOGITS, LABELS)) == pytest.approx(0.5 * first + 3 * second)
+    with pytest.raises(ConfigError, match=r"model\.loss has 2 terms and 1 weights"):
+        Sum(terms, [1.0])
+    with pytest.raises(ConfigError, match=r"model\.loss\.terms is empty"):
+        Sum([])

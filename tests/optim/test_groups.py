@@ -83,3 +83,20 @@ def test_a_backbone_rate_without_a_backbone_that_trains_is_an_error():
         parameter_groups(
             network, lr=1e-3, weight_decay=0.0, backbone=backbone_parameters(network), backbone_lr=1e-5
         )
+
+
+def test_frozen_parameters_that_train_later_have_groups_and_a_rate_of_their_own():
+    network = TwoPart()
+    network.backbone.requires_grad_(False)
+    later = [network.backbone[0].weight, network.backbone[1].bias]
+    groups = parameter_groups(
+        network, lr=1e-2, weight_decay=0.1, backbone=network.backbone_parameters(), later=later,
+        later_lr_ratio=0.5,
+    )  # fmt: skip
+    assert _names(network, groups) == {
+        "head": ["head.weight"],
+        "head_no_decay": ["scale", "tokens.weight", "head.bias"],
+        "unfrozen": ["backbone.0.weight"],
+        "unfrozen_no_decay": ["backbone.1.bias"],
+    }
+    assert [group["lr"] for group in groups] == [1e-2, 1e-2, 5e-3, 5e-3]

@@ -1,6 +1,6 @@
 import math
 
-from tapetum.reports.history import best, best_axis, names, series
+from tapetum.reports.history import best, curve, epochs_run, names, series
 
 ROWS = [
     {"epoch": 0, "step": 4, "train/loss": 0.9},
@@ -35,8 +35,23 @@ def test_the_first_of_equals_is_best():
     assert best(ROWS, "val/f1", "max") is None
 
 
-def test_steps_are_the_axis_only_where_an_epoch_has_several_values():
-    assert best_axis(ROWS) == "step"
-    assert best_axis(ROWS[1:]) == "epoch"
-    assert best_axis([{"epoch": 0, "x": 1.0}, {"epoch": 0, "x": 2.0}]) == "epoch"
-    assert best_axis([]) == "epoch"
+def test_a_value_stands_where_its_epoch_was():
+    rows = [
+        {"epoch": 0, "step": 5, "x": 1.0},
+        {"epoch": 0, "step": 10, "x": 2.0, "val/auroc": 0.5},
+        {"epoch": 1, "step": 14, "x": 3.0},
+        {"epoch": 1, "step": 18, "train/loss": 0.1},
+        {"epoch": 2, "step": 18, "val/auroc": 0.6},  # averaged weights, behind the last epoch
+    ]
+    assert curve(rows, "x") == ([0.5, 1.0, 1.5], [1.0, 2.0, 3.0])
+    assert curve(rows, "val/auroc") == ([1.0, 2.0], [0.5, 0.6])
+    assert curve(rows, "nothing") == ([], [])
+
+
+def test_without_steps_a_value_stands_at_the_end_of_its_epoch():
+    assert curve([{"epoch": 0, "x": 1.0}, {"epoch": 1, "x": 2.0}], "x") == ([1, 2], [1.0, 2.0])
+
+
+def test_an_epoch_is_run_once_its_own_loss_is_written():
+    assert epochs_run(ROWS) == 1
+    assert epochs_run([{"epoch": 0, "step": 3, "train/loss_step": 0.5}]) == 0

@@ -47,7 +47,8 @@ def test_generators_have_a_table_of_their_own_with_mean_and_minimum():
 
 def test_the_run_has_a_line():
     figures = {"run/best_epoch": 7.0, "run/epochs": 10.0, "run/steps": 1340.0, "run/seconds": 80.0}
-    assert run_line(figures) == "best epoch 7 of 10, 1,340 steps, 1 min 20 s"
+    assert run_line(figures) == "best epoch 7, 10 epochs run, 1,340 steps, 1 min 20 s"
+    assert run_line({"run/epochs": 1.0}) == "1 epoch run"
     assert run_line({"test/accuracy": 0.9}) == ""
     assert "best_epoch" not in printed(metrics_table({**figures, "test/accuracy": 0.9}))
 

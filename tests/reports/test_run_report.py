@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tapetum.errors import ImageError
+from tapetum.evaluation.advice import Advice
 from tapetum.evaluation.detection import evaluate, intervals
 from tapetum.reports.run import RunReport, write_report
+from tapetum.reports.sections import typed
 
 from evaluation.prediction_tables import predictions, random_predictions
 from reports.pages import read
@@ -259,6 +261,66 @@ def test_a_loss_that_broke_still_gives_a_page(tmp_path):
 def test_metrics_of_the_run_win_over_what_is_counted_again(tmp_path):
     source = report(metrics={"test/auroc": 0.12345678}, predictions={"test": random_predictions(80)})
     assert "0.1235" in read(write_report(source, tmp_path)).text
+
+
+OVERFITTING = Advice("overfitting", "seen <1>", "It means.", ("model.net.dropout=0.5",), (("augment=none",),))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_advice_stands_with_its_evidence_and_its_commands(tmp_path):
+    nothing = Advice("little_data", "9 training images", "Gather more.", ())
+    page = read(write_report(report(command="train.py model=npr", advice=[OVERFITTING, nothing]), tmp_path))
+    assert page.problems == []
+    for words in (
+        "Overfitting Seen: seen <1>. It means.",
+        "python train.py model=npr model.net.dropout=0.5 Or",
+        "Or python train.py model=npr augment=none",
+        "Little data Seen: 9 training images. Gather more.",
+    ):
+        assert words in page.text, words
+    assert "Nothing stands out" not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_advice_the_page_says_that_nothing_stands_out_or_why_nobody_looked(tmp_path):
+    config = CONFIG | {"model": {**CONFIG["model"], "fit": True}}
+    judged = read(write_report(report(config=config, advice=[]), tmp_path)).text
+    assert "What to try next by rules of thumb, each a new run Nothing stands out." in judged
+    partly = config | {"trainer": {"max_epochs": 3, "overfit_batches": 2}}
+    text = read(write_report(report(config=partly, advice=[]), tmp_path)).text
+    assert (
+        "Not judged: the run was kept to a part of the training images (trainer.overfit_batches=2)." in text
+    )
+    assert "What to try next" not in read(write_report(report(), tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("command", "typed_now"),
+    [
+        ("train.py a=1", "python train.py a=1 data.x=2"),
+        ("train.py", "python train.py data.x=2"),
+        ("tapetum train a=1", "tapetum train a=1 data.x=2"),
+        ("__main__.py train a=1", "python -m tapetum train a=1 data.x=2"),
+        ("train.py data.x=1 +data.x=3 data.x.y=1 data.xy=1", "python train.py data.xy=1 data.x=2"),
+        ("train.py 'a={b: 1}' ~c", "python train.py 'a={b: 1}' '~c' data.x=2"),
+        ("train.py a=1\ntrain.py a=1 b=2 resume=auto", "python train.py a=1 b=2 data.x=2"),
+        ("train.py -m a=1,2", "data.x=2"),
+        ("own_script.py a=1", "data.x=2"),
+        ("train.py a='1", "data.x=2"),
+        ("", "data.x=2"),
+    ],
+)
+def test_the_command_to_type_repeats_the_last_start_with_new_values(command, typed_now):
+    assert "".join(typed(command, ("data.x=2",))) == typed_now
+
+
+def test_a_group_takes_its_keys_along_and_callbacks_keep_theirs():
+    augment = typed("train.py augment=none augment.enlarge=8", ("augment=wang2020",))
+    assert "".join(augment) == "python train.py augment=wang2020"
+    patience = "callbacks.early_stopping.patience=5"
+    search = typed(f"train.py callbacks=ema {patience}", ("callbacks=[ema,lr_finder]",))
+    assert "".join(search) == f"python train.py {patience} 'callbacks=[ema,lr_finder]'"
+    assert patience not in "".join(typed(f"train.py {patience}", ("debug=overfit",)))
 
 
 def test_matplotlib_and_torch_wait_until_a_report_is_written():

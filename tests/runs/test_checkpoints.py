@@ -5,10 +5,12 @@ import random
 import subprocess
 import sys
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import lightning
 import pytest
+import tapetum
 import torch
 from tapetum.errors import CheckpointError
 from tapetum.runs.checkpoints import AtomicCheckpointIO, checkpoints, read_checkpoint
@@ -56,6 +58,49 @@ def test_best_and_last_are_written_with_their_json_beside(run):
     assert "step" not in best["metrics"]
     inside = read_checkpoint(run / "checkpoints" / "best.ckpt")["tapetum"]["metadata"]
     assert json.dumps(best) == json.dumps(inside)  # as text, where NaN equals itself
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_has_the_losses_of_this_epoch(tmp_path):
+    """train/loss is only logged at the end of an epoch: what Lightning keeps until then is the last one's."""
+    callbacks = saving(tmp_path, monitor=None, every_n_epochs=None, every_n_steps=3)
+    fit(detector(log_every_n_steps=1), tmp_path, max_epochs=2, callbacks=callbacks)
+    last = json.loads((tmp_path / "checkpoints" / "last.json").read_text())
+    assert (last["epoch"], last["step"]) == (1, 15)
+    rows = history(tmp_path)
+    steps = {row["step"]: row["train/loss_step"] for row in rows if "train/loss_step" in row}
+    so_far = [steps[step] for step in range(9, 16)]  # 8 steps of equal batches are an epoch
+    assert last["metrics"]["train/loss"] == pytest.approx(sum(so_far) / len(so_far))
+    (before,) = (row["val/loss"] for row in rows if row["epoch"] == 0 and "val/loss" in row)
+    assert last["metrics"]["val/loss"] == pytest.approx(before)  # of the last validation
+
+
+def test_the_best_checkpoint_of_a_validation_within_an_epoch_has_its_own_losses(tmp_path):
+    fit(detector(log_every_n_steps=1), tmp_path, val_check_interval=0.5, callbacks=saving(tmp_path))
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    rows = history(tmp_path)
+    steps = [
+        row["train/loss_step"] for row in rows if row["step"] <= best["step"] and "train/loss_step" in row
+    ]
+    (loss,) = (row["val/loss"] for row in rows if row["step"] == best["step"] and "val/loss" in row)
+    assert best["metrics"]["train/loss"] == pytest.approx(sum(steps) / len(steps))
+    assert best["metrics"]["val/loss"] == pytest.approx(loss)
+
+
+def test_the_metadata_say_what_wrote_them_and_when(run):
+    last = json.loads((run / "checkpoints" / "last.json").read_text())
+    assert last["tapetum"] == tapetum.__version__
+    written = datetime.fromisoformat(last["time"])
+    assert abs(written.timestamp() - (run / "checkpoints" / "last.ckpt").stat().st_mtime) < 60
+    assert {"train/loss", "val/loss", "val/auroc", "lr/head"} <= last["metrics"].keys()
+    logged = [row for row in history(run) if row["epoch"] == 1]
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/auroc", "lr/head"):
+        assert last["metrics"][name] == pytest.approx([row[name] for row in logged if name in row][-1]), name
+
+
+def test_weights_that_are_saved_behind_the_last_epoch_are_of_that_epoch(tmp_path):
+    trainer = fit(detector(), tmp_path, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "checkpoints" / "average.ckpt")
+    assert json.loads((tmp_path / "checkpoints" / "average.json").read_text())["epoch"] == 1
 
 
 def test_a_checkpoint_holds_tensors_and_primitives_only(run):

@@ -1,0 +1,214 @@
+"""`tapetum predict`: a run, or a model with weights, over images of one's own, into a table."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.check import check_config
+from ..config.compose import Composed, compose
+from ..config.overrides import prepare
+from ..errors import ConfigError, TapetumError
+
+if TYPE_CHECKING:
+    from ..inference.files import Written
+    from ..inference.predictor import Predictor
+    from ..inference.verdicts import Threshold
+
+SOME_UNREADABLE = 3
+"""Exit code: the output is written, and lacks images that could not be read."""
+
+_FOR_RUNS = (
+    "data.eval_batch_size",
+    "data.num_workers",
+    "data.decoder",
+    "trainer.precision",
+    "model.thresholds.",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict, and say at which threshold, what was left out and what could not be read. The exit code."""
+    paths, words = _parted(arguments)
+    given = [word.removeprefix("threshold=") for word in words if word.startswith("threshold=")]
+    overrides = [word for word in words if not word.startswith("threshold=")]
+    keys = {_key(one) for one in overrides}
+    run = None if keys & {"model", "weights"} else paths[0] if paths else None
+    if len(paths) < (2 if run is None else 3):
+        raise ConfigError(_usage(paths))
+    *inputs, output = paths[0 if run is None else 1 :]
+
+    from ..inference.inputs import find_images
+    from ..inference.output import check_output
+    from .console import console
+    from .memory import explained
+
+    check_output(output)
+    images = find_images(inputs)
+    predictor = from_weights(overrides) if run is None else from_run(run, overrides)
+    threshold = _threshold(given[-1]) if given else None
+    workers = predictor.config["data"]["num_workers"] if "data.num_workers" in keys else None
+    notes = [f"{note}: {count:,}" for note, count in images.notes.items()]
+    for line in (*notes, str(predictor.rule(threshold))):
+        console.print(line, highlight=False, soft_wrap=True)
+    try:
+        with _progress(len(images.paths)) as progress, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # what it means is listed as a reason
+            written = predictor.predict_files(
+                images, output, workers=workers, threshold=threshold, progress=progress
+            )
+    except (RuntimeError, MemoryError) as error:
+        raise explained(error, predictor.config, "predicting") from error
+    _say(written)
+    return SOME_UNREADABLE if written.unreadable else 0
+
+
+def from_run(run: str, overrides: Sequence[str] = ()) -> Predictor:
+    """A run's best weights, or those of one of its checkpoints; `predict_files` is what the verb then does.
+
+    Overrides: data.eval_batch_size, data.num_workers, data.decoder, trainer.precision, model.thresholds.…,
+    accelerator (without it the best device there is), and allow_targets, which a checkpoint can't bring
+    along. Raises ConfigError for any other, and what `tapetum.load` raises.
+    """
+    from ..inference.predictor import load
+    from ..metrics.thresholds import Thresholds
+
+    keys = [_key(one) for one in overrides]
+    for one, key in zip(overrides, keys, strict=True):
+        if key not in ("accelerator", "allow_targets") and not key.startswith(_FOR_RUNS):
+            raise ConfigError(
+                f"{one} would change the run, or says nothing to predict: predict RUN takes threshold=…, "
+                "accelerator=…, data.eval_batch_size=…, data.num_workers=…, data.decoder=…, "
+                "trainer.precision=…, model.thresholds.high=…, model.thresholds.low=… and allow_targets=[…]"
+            )
+    other = compose(prepare(overrides, multirun=False)).config
+    # The device is this machine's, whatever the run was trained on; the precision is the run's own.
+    trainer = {"accelerator": other["trainer"]["accelerator"], "devices": 1, "strategy": "auto"}
+    if "accelerator" in keys:
+        trainer["precision"] = other["trainer"]["precision"]
+    predictor = load(run, device="cpu", allow_targets=other["allow_targets"])
+    config = predictor.config
+    config["trainer"] = {**config["trainer"], **trainer}
+    for key in keys:
+        if key.startswith(_FOR_RUNS):
+            _copy(key.split("."), other, config)
+    check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
+    predictor.module.thresholds = Thresholds(**config["model"]["thresholds"])  # type: ignore[assignment]
+    return _placed(predictor)
+
+
+def from_weights(overrides: Sequence[str]) -> Predictor:
+    """A network with given weights, or one that needs no training, as `model=… weights=FILE` compose it.
+
+    Of the data only batch size, decoder and workers matter. Raises ConfigError with every problem of the
+    config, CheckpointError where the weights don't fit.
+    """
+    from ..inference.predictor import Predictor
+    from ..runs.building import build_module, build_network
+    from .weights import start_from
+
+    composed = compose(prepare(overrides, multirun=False))
+    check_config(composed)
+    config = composed.config
+    if config["model"]["fit"] and not config["weights"]:
+        raise TapetumError(
+            "this model has not been trained: name a run (tapetum predict RUN INPUT OUTPUT) or weights "
+            "(tapetum predict INPUT OUTPUT model=… weights=FILE)"
+        )
+    net = build_network(config)
+    if config["weights"]:
+        start_from(net, config["weights"], strict=True, allow=config["allow_targets"])
+    module = build_module(config, net, train=False)
+    return _placed(Predictor(module.eval(), config, {}, module.device))
+
+
+def _placed(predictor: Predictor) -> Predictor:
+    """On the device of its config; ConfigError where this machine lacks it or its precision."""
+    from dataclasses import replace
+
+    from .finish import device_of
+    from .preflight import hardware_problems
+
+    trainer = predictor.config["trainer"]
+    problems = hardware_problems(trainer)
+    if problems:
+        raise ConfigError(problems)
+    device = device_of(trainer)
+    return replace(predictor, module=predictor.module.to(device), device=device)
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(paths, overrides); a word that looks like an override and is a file is a path."""
+    flags = [one for one in arguments if one.startswith("-")]
+    if flags:
+        raise ConfigError(f"{flags[0]} is a flag, and there are none: {_USAGE}")
+    is_path = [not _OVERRIDE.match(one) or Path(one).exists() for one in arguments]
+    paths = [one for one, path in zip(arguments, is_path, strict=True) if path]
+    return paths, [one for one, path in zip(arguments, is_path, strict=True) if not path]
+
+
+_OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@]*=|~\w")
+_USAGE = "tapetum predict RUN INPUT… OUTPUT, or tapetum predict INPUT… OUTPUT model=… weights=FILE"
+
+
+def _usage(paths: Sequence[str]) -> str:
+    named = ", ".join(paths) or "nothing"
+    return f"a run (or model=… weights=FILE), images and an output are needed, and there is {named}: {_USAGE}"
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
+
+
+def _threshold(text: str) -> Threshold:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # type: ignore[return-value]  # judged where it is used
+
+
+def _copy(names: Sequence[str], source: dict[str, object], target: dict[str, object]) -> None:
+    """One dotted key, and nothing that the two share besides."""
+    *above, last = names
+    for name in above:
+        target[name] = dict(target[name])  # type: ignore[call-overload]
+        source, target = source[name], target[name]  # type: ignore[assignment]
+    target[last] = source[last]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, now and then a line elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .console import console, progress_to
+
+    if not console.is_terminal:
+        yield progress_to(console, "predicted")
+        return
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+def _say(written: Written) -> None:
+    from .console import console
+
+    lines = [f"{path}: {reason}" for path, reason in written.first]
+    more = written.unreadable - len(lines)
+    if written.unreadable:
+        lines.insert(0, f"no prediction for {written.unreadable:,}, all listed in {written.listed}")
+        lines += [f"… and {more:,} more"] if more else []
+    counts = ", ".join(
+        f"{count:,} {name}"
+        for name, count in (*sorted(written.verdicts.items()), ("uncertain", written.bands["uncertain"]))
+    )
+    rate = (written.images + written.unreadable) / written.seconds
+    lines.append(f"written {written.output}: {written.images:,} images, {counts}, {rate:.0f} images/s")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)

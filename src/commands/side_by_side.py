@@ -1,0 +1,66 @@
+"""`tapetum evaluate A B C`: what the evaluations of several runs say beside each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
+    """Print and write how runs differ on the images that they judged; the report's path.
+
+    runs: as they were typed. evaluations: the directory that each one's evaluation wrote. Beside the page
+    lie `table.{csv,json,md,tex}`.
+    """
+    from ..evaluation.paired import Judged
+    from ..evaluation.predictions import read_predictions
+    from ..evaluation.table import evaluation_table
+    from ..reports.compare import RunSummary, compare, comparison
+    from ..reports.comparison_table import comparison_lines, comparison_table
+    from ..reports.side_by_side import paired_table, side_table, write_side_tables
+    from ..runs.directory import RunDirectory, open_run, stamp
+    from ..runs.history import read_history
+    from .console import console
+
+    summaries, tables = [], []
+    for number, (run, directory) in enumerate(zip(runs, evaluations, strict=True), 1):
+        own, made = open_run(run), RunDirectory(directory)
+        figures = made.read_metrics()
+        # what chose a run's checkpoint is a figure on its own val, which other data lacks
+        chose = {key: value for key, value in own.read_metrics().items() if key.startswith("val/")}
+        name = f"{number} {own.path.name}"
+        judged = None
+        if made.predictions("test").is_file():
+            test = read_predictions(made.predictions("test"))
+            judged = Judged(_told_apart(test), figures.get("val/threshold"))
+            tables.append((name, evaluation_table(test, figures)))
+        history = read_history(own.history) if own.history.is_file() else []
+        summaries.append(RunSummary(name, made.read_config(), history, chose | figures, judged=judged))
+    found = comparison(summaries)
+    out = Path(os.environ.get("TAPETUM_OUTPUTS", "outputs")) / "reports" / stamp()
+    console.print(comparison_table(found, console.width))
+    for line in comparison_lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(side_table(tables))
+    if found.figures:
+        console.print(paired_table(found))
+    page = compare(found, out)
+    write_side_tables(tables, found, out)
+    console.print(f"report  {page}", highlight=False, soft_wrap=True)
+    return page
+
+
+def _told_apart(predictions: pa.Table) -> pa.Table:
+    """With the data set in front of every path: two sets may hold files of one name."""
+    import pyarrow.compute as pc
+
+    if "data" not in predictions.column_names:
+        return predictions
+    place = predictions.column_names.index("path")
+    paths = pc.binary_join_element_wise(predictions["data"], predictions["path"], "/")
+    return predictions.set_column(place, "path", paths)

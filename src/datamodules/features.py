@@ -164,8 +164,8 @@ class _Build:
 
     def write(self, rows: Rows, features: Tensor) -> None:
         """Features [B, …] of rows, on any device; DataError before the first one where there is no room."""
-        self._describe(features)
         self._check_room(features)
+        self._describe(features)
         content = features.detach().cpu().contiguous()
         width = content[0].nbytes
         raw = content.reshape(len(rows), -1).view(torch.uint8).numpy()

@@ -282,9 +282,9 @@ def make_wildrf(root: Path, *, seed: int = 0) -> Path:
     return root
 
 
-def make_community_forensics(root: Path, *, seed: int = 0) -> Path:
+def make_community_forensics(root: Path, *, train: int = 12, seed: int = 0) -> Path:
     """`train|test/<generator>/real|fake`: two sources with real images only, and generators."""
-    for split, count in {"train": 12, "test": 3}.items():
+    for split, count in {"train": train, "test": 3}.items():
         for name in ("LAION", "ImageNet"):
             _make_leaf(root, f"{split}/{name}/real", count, label=0, suffix=".jpg", seed=seed)
         for name in ("stabilityai/sdxl", "FFHQ-StyleGAN3"):

@@ -182,6 +182,7 @@ METRICS: dict[str, dict[str, str]] = {
 FIGURES: dict[str, tuple[str, ...]] = {
     "detection": (
         *(name.removeprefix("val/") for name in METRICS["detection"] if name.startswith("val/")),
-        *("nll", "brier", "ece", "accuracy_tuned", "threshold"),
+        *("nll", "brier", "ece", "threshold"),
+        *("accuracy_tuned", "real_accuracy_tuned", "fake_accuracy_tuned"),
     )
 }

@@ -59,7 +59,7 @@ def index(
     parts = [part for part in tested if not _judged(part) or part.generator in wanted]
     if diffusion:  # a folder of test sets: those of ForenSynths beside them are test sets, too
         parts = [replace(part, split=part.split or "test") for part in parts]
-    return listing(root, [*parts, *_diffusion(root, diffusion, wanted & set(generated), notes)], notes)
+    return listing(root, [*parts, *_diffusion(root, diffusion, wanted, notes)], notes)
 
 
 _SETS = frozenset({*REAL_SET, *REAL_SET.values()})

@@ -64,7 +64,10 @@ def _index_of(config: Mapping[str, Any], name: str, *, part: bool = False) -> In
 
 
 def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.Module:
-    """The network of `model.net`; with pretrained=False its own weights come from a checkpoint instead."""
+    """The network of `model.net`, frozen where the model says `fit: false`.
+
+    With pretrained=False its own weights come from a checkpoint instead.
+    """
     node = dict(config["model"]["net"])
     if not pretrained and "pretrained" in node:
         node["pretrained"] = False
@@ -78,7 +81,7 @@ def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.M
             f"model.net._target_={node['_target_']} has no input_spec: give the network an attribute "
             f"input_spec: InputSpec(size=…, resize=…) that says how it wants to be fed"
         )
-    return net
+    return net if config["model"]["fit"] else net.requires_grad_(False)
 
 
 def build_module(

@@ -27,7 +27,7 @@ def backbone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    make_genimage(root / "genimage", splits={"train": 12, "val": 4})
+    make_genimage(root / "genimage", splits={"train": 24, "val": 4})
     return root
 
 

@@ -11,9 +11,12 @@ import pytest
 import yaml
 from tapetum.backbones import tiny
 from tapetum.commands.check import explain
+from tapetum.commands.preflight import index_problems, network_problems
+from tapetum.config.check import check_config
 from tapetum.config.compose import Composed, compose
 from tapetum.config.groups import groups, option_names
 from tapetum.config.overrides import prepare
+from tapetum.runs.building import build_index
 
 from layouts import (
     make_aigcdetectbenchmark,
@@ -61,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory):
     make_aigcdetectbenchmark(root / "aigcdetectbenchmark")
     make_aigibench(root / "aigibench")
     make_wildrf(root / "wildrf")
-    make_community_forensics(root / "community_forensics")
+    make_community_forensics(root / "community_forensics", train=24)
     make_drct(root / "drct", root / "MSCOCO")
     tiny.clip(root / "tiny-clip")
     with pytest.MonkeyPatch.context() as patch:
@@ -99,6 +102,7 @@ def test_every_option_composes_and_fits(data, group, option):
     found = plan(f"{group}={option}", *NEEDED.get((group, option), []))
     assert found["choices"][group] == option
     assert isinstance(found["data"], dict), found["data"]
+    assert (found["parameters"]["trainable"] > 0) == found["config"]["model"]["fit"]
 
 
 @pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))
@@ -118,13 +122,15 @@ def test_an_accelerator_that_is_not_there_is_said(data, option):
 def test_every_model_fits_every_data_set(data, model, source):
     small = TINY if source == "synthetic" else []
     needed = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
-    found = plan(f"model={model}", f"data={source}", *small, *needed)
-    assert (found["parameters"]["trainable"] > 0) == found["config"]["model"]["fit"]
-    assert {"train", "test"} <= set(found["data"]["counts"])
+    chosen = composed(f"model={model}", f"data={source}", *small, *needed)
+    check_config(chosen, need_files=False)
+    index = build_index(chosen.config)
+    assert not [*network_problems(chosen.config), *index_problems(chosen.config, index)]
+    assert all(len(index.rows(split)) for split in ("train", "test"))
 
 
 def own_keys(experiment: str) -> list[tuple[str, Any]]:
-    """Dotted keys that the YAML of an experiment sets itself, with their values."""
+    """Dotted keys that the YAML of an experiment sets itself, with their values; Hydra's are for sweeps."""
     file = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text())
     found: list[tuple[str, Any]] = []
 
@@ -135,7 +141,7 @@ def own_keys(experiment: str) -> list[tuple[str, Any]]:
             else:
                 found.append((f"{prefix}{key}", value))
 
-    walk({key: value for key, value in file.items() if key != "defaults"}, "")
+    walk({key: value for key, value in file.items() if key not in ("defaults", "hydra")}, "")
     return found
 
 

@@ -21,7 +21,7 @@ from layouts import make_cifake, make_genimage
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
     make_cifake(root / "cifake", splits={"train": 16, "test": 4})
-    make_genimage(root / "genimage", splits={"train": 8, "val": 3})
+    make_genimage(root / "genimage", splits={"train": 24, "val": 3})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPETUM_DATA", str(root))
         yield root

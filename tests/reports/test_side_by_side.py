@@ -61,7 +61,7 @@ def test_files_hold_every_run_and_the_paired_differences(beside, tmp_path):
 def test_runs_trained_on_one_generator_each_get_a_matrix(beside, tmp_path):
     found, _ = beside
     page = read(compare(found, tmp_path))
-    assert "Across generators" in page
+    assert "Across generators" in page.text
     assert (tmp_path / "matrix.png").is_file()
     rows = list(csv.reader((tmp_path / "matrix.csv").open()))
     assert [row[1] for row in rows[1:3]] == ["ADM", "BigGAN"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,17 +92,17 @@ class RunDirectory:
         return config
 
     def read_metrics(self) -> dict[str, float]:
-        """The final figures, empty before there are any; TapetumError where the file is damaged."""
+        """The final figures, NaN where undefined, empty before there are any; TapetumError if damaged."""
         if not self.metrics.is_file():
             return {}
         try:
-            figures: dict[str, float] = json.loads(self.metrics.read_text())
+            figures: dict[str, float | None] = json.loads(self.metrics.read_text())
         except ValueError as error:
             raise TapetumError(
                 f"{self.metrics} is damaged and can't be read: {error}. Remove it and write it anew with "
                 f"tapetum evaluate {self.path}"
             ) from error
-        return figures
+        return {name: math.nan if value is None else value for name, value in figures.items()}
 
     @property
     def finished(self) -> bool:
@@ -156,11 +157,20 @@ def stamp() -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Human-readable JSON, written whole or not at all."""
+    """Human-readable JSON, written whole or not at all; a number that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+        unfinished.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same value without NaN and infinity, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

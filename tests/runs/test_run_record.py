@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import subprocess
 import time
@@ -166,3 +167,18 @@ def test_speed_counts_training_and_waiting_but_not_validation(tmp_path):
     whole = time.perf_counter() - began
     (row,) = (row for row in history(tmp_path) if "train/loss" in row)
     assert 32 / (whole - 1.0) < row["speed/images_per_second"] < 32 / (8 * 0.02)
+
+
+def test_an_undefined_figure_is_null_on_the_disk_and_nan_when_read(tmp_path):
+    run = RunDirectory(tmp_path)
+    write_json(run.metrics, {"test/auroc": math.nan, "test/accuracy": 0.5, "nested": {"a": [math.inf, 1]}})
+    text = run.metrics.read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "test/auroc": None,
+        "test/accuracy": 0.5,
+        "nested": {"a": [None, 1]},
+    }
+    write_json(run.metrics, {"test/auroc": math.nan, "test/accuracy": 0.5})
+    found = run.read_metrics()
+    assert math.isnan(found["test/auroc"])
+    assert found["test/accuracy"] == 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,6 +32,23 @@ class FrozenFeatures(Protocol):
 
         Geometry, precision and the images are not in it. Raises ConfigError as `frozen_features` does.
         """
+
+
+@runtime_checkable
+class FeatureBank(FrozenFeatures, Protocol):
+    """A network that compares images with those of a train split, whose features it keeps in its buffers."""
+
+    def bank_is_empty(self) -> bool:
+        """Whether there is nothing yet that an image could be compared with."""
+
+    def remember(self, features: Tensor, labels: Tensor) -> None:
+        """Fill the bank: features [N, …] of `frozen_features`, labels int64 [N] (0 real, 1 generated).
+
+        Raises DataError for a split from which no image can be judged.
+        """
+
+    def make_room(self, weights: Mapping[str, Tensor]) -> None:
+        """Shape the bank like the one in a state dict that is about to be loaded."""
 
 
 def weights_hash(weights: Iterable[tuple[str, Tensor]], *facts: object) -> str:

@@ -72,7 +72,7 @@ def check_length(length: int, model: CLIPModel, prompt: str) -> None:
         prompt = prompt if len(prompt) <= 60 else f"{prompt[:60]}…"
         raise ConfigError(
             f"a prompt of {length} tokens, marks of beginning and end included, is longer than the {places} "
-            f"that this CLIP reads: {prompt!r}"
+            f"that this CLIP reads: {length - places} too many in {prompt!r}"
         )
 
 

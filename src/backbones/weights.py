@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .frozen import FeatureBank
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
 
@@ -80,7 +83,7 @@ def check_loaded(network: nn.Module) -> None:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or torch file by name, on the CPU.
+    """The tensors of a .safetensors or torch file by name, on the CPU; of a .zip the one file that is in it.
 
     Unwraps `model`, `state_dict`, `model_state_dict` and `net`; strips DataParallel's `module.`.
     Raises CheckpointError for a file that is absent, damaged, holds pickled objects, or holds no state dict.
@@ -96,6 +99,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def make_room(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Before `weights` are loaded: shape like theirs what a network is filled with (`FeatureBank`)."""
+    if isinstance(network, FeatureBank):
+        network.make_room(weights)
+
+
 def load_state(
     network: nn.Module,
     state: Mapping[str, Tensor],
@@ -109,6 +118,7 @@ def load_state(
     given = {
         _renamed(name, rename or {}): tensor for name, tensor in state.items() if not _matches(name, drop)
     }
+    make_room(network, given)
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in given and name not in elsewhere]
     unexpected = [name for name in given if name not in wanted]
@@ -152,7 +162,7 @@ def _read(path: Path) -> object:
             return load_file(path)
         # Training scripts store their argparse.Namespace beside the weights: attributes, no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(_inside(path) or path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign is None:
@@ -162,8 +172,25 @@ def _read(path: Path) -> object:
             "Where you trust the file, save its tensors alone, in the environment that made it: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or not a weight file: {_first_line(error)}") from error
+
+
+def _inside(path: Path) -> io.BytesIO | None:
+    """The one file in a .zip, in which C2P-CLIP's weights are published; None for a file of torch itself."""
+    if path.suffix != ".zip" or not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        files = [entry for entry in archive.infolist() if not entry.is_dir()]
+        if any(entry.filename.endswith("/data.pkl") for entry in files):
+            return None
+        if len(files) != 1:
+            names = ", ".join(entry.filename for entry in files[:5]) or "nothing"
+            raise CheckpointError(
+                f"{path} is an archive of {len(files)} files ({names}), not of one weight file: unpack it, "
+                f"and type weights=FILE for the one you want"
+            )
+        return io.BytesIO(archive.read(files[0]))
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -48,6 +49,11 @@ def prepare(overrides: Sequence[str], *, multirun: bool) -> list[str]:
         raise ConfigError(list(dict.fromkeys(problems)))
     words = [rewritten.get(_text(one), _text(one)) for one in parsed]
     return [part for word in words for part in word.split(AND) if part]
+
+
+def is_a_file(word: str) -> bool:
+    """Whether a word of the command line is something on the disk, although it may look like an override."""
+    return os.path.exists(word)  # noqa: PTH110 - a prompt may be too long for a name, at which Path fails
 
 
 def _without_flags(words: Sequence[str], problems: list[str]) -> Iterator[str]:

@@ -116,7 +116,7 @@ class _Staged(KeepsFrozen):
             )
         self.backbone_name, self.pretrained = name, pretrained
         self.classes = classes
-        self.backbone, width, self.input_spec, self.normalize = _vision_tower(name, pretrained)
+        self.backbone, width, self.input_spec, self.normalize = vision_tower(name, pretrained)
         self.head = _head(width, hidden, dropout, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -316,7 +316,12 @@ def no_text_tower(backbone: str) -> None:
         )
 
 
-def _vision_tower(name: str, pretrained: bool | str) -> tuple[nn.Module, int, InputSpec, Normalize]:
+def vision_tower(name: str, pretrained: bool | str) -> tuple[nn.Module, int, InputSpec, Normalize]:
+    """An image tower, the length of its features, and how it wants to be fed.
+
+    name: a CLIP of Hugging Face (`encode_image` are its features), or timm/NAME for a vision transformer of
+    timm. pretrained: see `backbones.clip.create`.
+    """
     if name.startswith(TIMM):
         timm_name = name.removeprefix(TIMM)
         config = timm_tower.pretrained_config(timm_name)

@@ -12,6 +12,7 @@ import lightning
 import torch
 from torch import nn
 
+from ..backbones.weights import make_room
 from ..config.build import locate
 from ..config.check import called_later
 from ..config.targets import walk_targets
@@ -93,6 +94,7 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def load_network(net: nn.Module, weights: dict[str, Any], file: Path) -> None:
     """Strictly, but for what the network stores elsewhere; CheckpointError naming what differs."""
     elsewhere: frozenset[str] = getattr(net, "stored_elsewhere", frozenset)()
+    make_room(net, weights)
     own = net.state_dict()
     missing = sorted(set(own) - set(weights) - elsewhere)
     unexpected = sorted(set(weights) - set(own))

@@ -1,5 +1,6 @@
 import argparse
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -131,3 +132,24 @@ def test_a_file_without_one_state_dict_is_an_error_that_says_what_it_holds(tmp_p
 def test_an_absent_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(CheckpointError, match=r"no weight file at .*absent"):
         read_state_dict(tmp_path / "absent.pth")
+
+
+def test_the_one_file_in_an_archive_is_read_and_of_several_none(tmp_path):
+    state = _network().state_dict()
+    torch.save({"model": state}, tmp_path / "release.pth")
+    with zipfile.ZipFile(tmp_path / "release.zip", "w") as archive:  # C2P-CLIP's release
+        archive.write(tmp_path / "release.pth", "folder/release.pth")
+    network = _network()
+    load_weights(network, tmp_path / "release.zip")
+    assert _same(network, state)
+    torch.save(state, tmp_path / "own.zip")  # torch's own files are archives as well
+    assert set(read_state_dict(tmp_path / "own.zip")) == set(state)
+    with zipfile.ZipFile(tmp_path / "release.zip", "a") as archive:
+        archive.writestr("README.md", "how to use it")
+    with pytest.raises(CheckpointError, match=r"2 files \(folder/release\.pth, README\.md\).*unpack it"):
+        read_state_dict(tmp_path / "release.zip")
+    with zipfile.ZipFile(tmp_path / "objects.zip", "w") as archive:
+        archive.writestr("objects.pth", pickle.dumps(Unpickled(tmp_path / "written"), protocol=2))
+    with pytest.raises(CheckpointError, match=r"refused|damaged"):
+        read_state_dict(tmp_path / "objects.zip")
+    assert not (tmp_path / "written").exists()

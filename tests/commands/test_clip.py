@@ -12,7 +12,7 @@ from tapetum.cli import main
 from tapetum.runs.checkpoints import read_checkpoint
 
 from commands.experiments import run, runs
-from layouts import make_genimage
+from layouts import make_genimage, make_image
 
 MODES = ["clip_zeroshot", "clip_linear", "clip_finetune", "clip_lora", "clip_prompt"]
 SHORT = ("accelerator=cpu", "trainer.max_epochs=1", "data.num_workers=0", "data.batch_size=8")
@@ -133,6 +133,19 @@ def test_absent_weights_give_the_two_commands_before_a_run_is_made(
     assert "tapetum tiny clip tiny-clip" in said
     assert "model.net.backbone=tiny-clip" in said
     assert not place.exists()
+
+
+@pytest.mark.parametrize("words", [60, 90])
+def test_a_prompt_longer_than_the_context_is_told_by_every_verb(place, backbone, tmp_path, capsys, words):
+    prompt = " ".join(["of a"] * words) + " {}"  # too long for the name of a file, which it might be
+    line = ["model=clip_zeroshot", f"model.net.backbone={backbone}", f'model.net.templates=["{prompt}"]']
+    for verb in (["train"], ["evaluate"], ["predict", str(tmp_path), str(tmp_path / "out.json")]):
+        make_image(tmp_path / "a.png", generated=False)
+        data = [] if verb[0] == "predict" else ["data=genimage"]
+        assert run(*verb, *line, *data, "accelerator=cpu") == 2
+        said = capsys.readouterr().err
+        assert f"a prompt of {2 * words + 3} tokens" in said
+        assert f"the 77 that this CLIP reads: {2 * words - 74} too many" in said
 
 
 def test_absent_data_is_named_first(tmp_path, monkeypatch, capsys):

@@ -165,6 +165,15 @@ def what_to_try(run: RunDirectory) -> list[Advice]:
     )
 
 
+def advice_line(run: RunDirectory) -> str:
+    """One line for the terminal about what to try next; empty where nothing stands out."""
+    advice = what_to_try(run) if run.history.is_file() else []
+    if not advice:
+        return ""
+    things = "1 thing" if len(advice) == 1 else f"{len(advice)} things"
+    return f"{things} to try next ({', '.join(one.rule for one in advice)}): see the report"
+
+
 def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
     """Build `report/index.html` from the run's files alone; works on a run that crashed, too.
 
@@ -187,9 +196,6 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
         return read_image(root, path, channels=3, backend=config["data"]["decoder"]).permute(1, 2, 0).numpy()
 
     advice = what_to_try(run) if run.history.is_file() else None  # an evaluation trains nothing
-    if advice:
-        things = "1 thing" if len(advice) == 1 else f"{len(advice)} things"
-        log.info("%s to try next (%s): see the report", things, ", ".join(one.rule for one in advice))
     return write_report(
         RunReport(
             title=config["name"],

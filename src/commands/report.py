@@ -36,9 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     sweep = len(directories) == 1 and (directories[0] / "sweep.yaml").is_file()
     if len(runs) == 1 and not sweep:
         from ..runs.directory import open_run
-        from .finish import report_run
+        from .finish import advice_line, report_run
 
         page = report_run(open_run(runs[0]))
+        if said := advice_line(open_run(runs[0])):
+            console.print(said, highlight=False, soft_wrap=True)
     else:
         outputs = Path(os.environ.get("TAPETUM_OUTPUTS", "outputs"))
         page = report_directories(
@@ -88,6 +90,7 @@ def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
     from ..evaluation.paired import Judged
     from ..evaluation.predictions import read_predictions
     from ..reports.compare import RunSummary
+    from ..reports.labels import run_name
     from ..runs.directory import RunDirectory
     from ..runs.history import read_history
     from .finish import unfinished
@@ -106,7 +109,7 @@ def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
             judged = Judged(table, threshold) if split == "test" else judged
     history = read_history(run.history) if run.history.is_file() else []
     return RunSummary(
-        name=_name(path, among),
+        name=run_name(path, among),
         config=config,
         history=history,
         metrics=metrics,
@@ -114,16 +117,6 @@ def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
         judged=judged,
         unfinished="; ".join(unfinished(run)).removeprefix("The run ").removesuffix("."),
     )
-
-
-def _name(path: Path, among: Sequence[Path]) -> str:
-    """The shortest end of the path that no other run has."""
-    parts = path.resolve().parts
-    for length in range(1, len(parts)):
-        name = "/".join(parts[-length:])
-        if sum(other.resolve().parts[-length:] == parts[-length:] for other in among) == 1:
-            return name
-    return str(path)
 
 
 def _stamp() -> str:

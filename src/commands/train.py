@@ -48,8 +48,8 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     Raises TapetumError for everything that a user can mend.
     """
-    from ..launch.processes import torchrun, world_size
     from ..runs.directory import RunDirectory, create_run
+    from ..runs.lock import held
     from ..runs.resume import find_resumed
     from .console import console
     from .preflight import preflight
@@ -73,13 +73,28 @@ def train(composed: Composed, *, command: str = "") -> float | None:
         run, checkpoint = create_run(config), None
     else:
         run, checkpoint = resumed
-        take_up(run, checkpoint, config, checked)
-    with run.command.open("a") as file:
-        file.write(command + "\n")
-    if world_size(config["trainer"]) > 1:
-        torchrun(run, config["trainer"], checkpoint)
-        return monitored_value(run, config)
-    return execute(run, config, checkpoint=checkpoint, checked=checked)
+    with held(run):
+        if checkpoint is not None:
+            take_up(run, checkpoint, config, checked)
+        with run.command.open("a") as file:
+            file.write(command + "\n")
+        return launch(run, config, checkpoint=checkpoint, checked=checked)
+
+
+def launch(
+    run: RunDirectory,
+    config: Mapping[str, Any],
+    *,
+    checkpoint: Path | None = None,
+    checked: Preflight | None = None,
+) -> float | None:
+    """`execute` on as many processes as the config asks for, in a run that is held for it."""
+    from ..launch.processes import torchrun, world_size
+
+    if world_size(config["trainer"]) == 1:
+        return execute(run, config, checkpoint=checkpoint, checked=checked)
+    torchrun(run, config["trainer"], checkpoint)
+    return monitored_value(run, config)
 
 
 def execute(
@@ -124,12 +139,12 @@ def _execute(
     import lightning
 
     from .console import console, progress_to
-    from .finish import figures, infer, report_run, show, write_notes, write_results
+    from .finish import advice_line, figures, infer, report_run, show, write_notes, write_results
     from .memory import explained
     from .weights import start_from
 
     lightning.seed_everything(config["seed"], workers=False, verbose=False)
-    wired = _Wired(run, config, checked, progress_to(console, "decoding"), loggers)
+    wired = _Wired(run, config, checked, progress_to(console, "decoding"), loggers, began)
     if config["model"]["fit"]:
         wired.fit(checkpoint)
     else:
@@ -140,11 +155,13 @@ def _execute(
         return None
     best = wired.load_best()
     try:
+        if not config["model"]["fit"]:
+            wired.fill()
         predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
     except (RuntimeError, MemoryError) as error:
         raise explained(error, config, "predicting") from error
     metrics = figures(predictions, own=getattr(wired.module, "metrics", None))
-    metrics |= {**wired.summary(best), "run/seconds": time.perf_counter() - began}
+    metrics |= wired.summary(best)
     write_notes(run, checked.index, wired.data.bad, checked.limits)
     write_results(run, predictions, metrics)
     page = report_run(run, checked.index.roots)
@@ -153,6 +170,8 @@ def _execute(
     monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
     show(metrics, monitor=monitor, title=config["name"], console=console)
     if not config["trainer"].get("fast_dev_run"):
+        if said := advice_line(run):
+            log.info(said)
         console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
     return wired.best_value()
 
@@ -167,6 +186,7 @@ class _Wired:
         checked: Preflight,
         progress: Any,
         loggers: Sequence[Logger],
+        began: float,
     ) -> None:
         import lightning
 
@@ -183,7 +203,7 @@ class _Wired:
         from .console import console
         from .trainer_parts import profiler
 
-        self.run, self.config, self.checked = run, config, checked
+        self.run, self.config, self.checked, self.began = run, config, checked, began
         self.net = build_network(config)
         self.module = build_module(config, self.net, class_counts=class_counts(checked.index))
         self.data = build_datamodule(config, checked.index, self.module, progress)
@@ -265,6 +285,20 @@ class _Wired:
         if written != self.trainer.global_step:
             self.trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
 
+    def fill(self) -> None:
+        """Give a network that compares images with the train split their features, and keep them."""
+        from ..inference.bank import fill_bank
+        from .finish import device_of
+
+        settings = self.config["trainer"]
+        filled = fill_bank(
+            self.module, self.data, device=device_of(settings), precision=str(settings["precision"])
+        )
+        if filled and not settings.get("fast_dev_run"):
+            self.module.trainer = self.trainer
+            self.trainer.strategy.connect(self.module)
+            self.trainer.save_checkpoint(self.run.checkpoints / "last.ckpt")
+
     def load_best(self) -> dict[str, Any]:
         """Put the chosen weights into the network; the metadata of their checkpoint."""
         from ..runs.checkpoints import read_checkpoint
@@ -303,6 +337,7 @@ class _Wired:
         figures = {
             "run/epochs": float(self.trainer.current_epoch),
             "run/steps": float(self.trainer.global_step),
+            "run/seconds": self.describe.seconds,
         }
         if best:
             figures["run/best_epoch"] = float(best["epoch"] + 1)
@@ -333,17 +368,17 @@ class _Wired:
 
         monitor, mode = self.checked.monitor, self.config["train"]["mode"]
         facts = {"index": self.checked.index.fingerprint, "generators": self.checked.index.generators()}
-        describe = DescribeCheckpoint(self.config, facts, monitor, mode)
+        describe = DescribeCheckpoint(self.config, facts, monitor, mode, began=self.began)
         self.stop = StopOnSignal(self.run.checkpoints / "last.ckpt")
         found: list[lightning.Callback] = [
             describe,
             GeneratorState(),
             Throughput(),
             TrainingProgress(console, monitor),
-            self.stop,
         ]
         found += configured_callbacks(self.config, self.run.checkpoints, monitor)
-        return describe, found
+        # Last, so that what it saves holds what the others make of the step: an average takes it in first.
+        return describe, [*found, self.stop]
 
     def _explain(self, error: Any) -> str:
         paths = [self.checked.index.location(row)[1] for row in error.rows]

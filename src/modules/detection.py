@@ -177,6 +177,7 @@ class DetectionModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """A fresh epoch starts with empty sums; a resumed one goes on with its own."""
+        self._forget_when()
         if self._sums_of_epoch != self.current_epoch:
             self.buffer.start_epoch()
             self._sums_of_epoch = self.current_epoch
@@ -212,9 +213,19 @@ class DetectionModule(lightning.LightningModule):
         values = {"val/loss": float(seen["loss"].mean()), **{f"val/{name}": v for name, v in metrics.items()}}
         self.log_dict({**values, **self._when()})
 
+    def on_validation_model_train(self) -> None:
+        """Training goes on."""
+        super().on_validation_model_train()
+        self._forget_when()
+
     def _when(self) -> dict[str, float]:
         """Epoch and steps done, which loggers take for their axes; Lightning's own count is one short."""
         return {"epoch": float(self.current_epoch), "step": float(self.global_step)}
+
+    def _forget_when(self) -> None:
+        """Lightning keeps what was logged, and a checkpoint called `{step}` in between would be named so."""
+        for name in ("epoch", "step"):
+            self.trainer.callback_metrics.pop(name, None)
 
     # -- what is optimised ----------------------------------------------------------------------------------
 

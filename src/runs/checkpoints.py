@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import shutil
+import time
 import zipfile
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -142,16 +143,31 @@ class DescribeCheckpoint(Callback):
     The metadata says where the weights come from: `epoch` (from 0) and `step`, the `monitor`, its value as
     `monitored` and `best` so far, `metrics` (train/… over the steps of this epoch so far, val/… of the last
     validation), what `facts` holds (the Index's fingerprint), the version of tapetum and the time.
+
+    began: when this process took the run up, by time.perf_counter.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], facts: Mapping[str, Any], monitor: str | None, mode: str
+        self,
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        monitor: str | None,
+        mode: str,
+        *,
+        began: float | None = None,
     ) -> None:
         self.config = dict(config)
         self.facts = dict(facts)
         self.monitor = monitor
         self.better = max if mode == "max" else min
         self.best: float | None = None
+        self._began = time.perf_counter() if began is None else began
+        self._seconds_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long this process has worked on the run, and those before it up to the checkpoint resumed."""
+        return self._seconds_before + time.perf_counter() - self._began
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Remember the best monitored value so far."""
@@ -189,11 +205,12 @@ class DescribeCheckpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's hook."""
-        return {"best": self.best}
+        return {"best": self.best, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lightning's hook."""
         self.best = state_dict["best"]
+        self._seconds_before = state_dict.get("seconds", 0.0)  # checkpoints of before it was kept
 
     def _monitored(self, trainer: lightning.Trainer) -> float | None:
         value = None if self.monitor is None else trainer.callback_metrics.get(self.monitor)

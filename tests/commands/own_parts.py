@@ -56,14 +56,14 @@ class Squared(nn.Module):
 
 
 class SignalAt(Callback):
-    """Sends this process a signal when so many optimizer steps are done, and at the batches behind."""
+    """Sends this process a signal at the batch behind so many optimizer steps, and at those that follow."""
 
     def __init__(self, step: int, name: str, times: int = 1) -> None:
         self.step = step
         self.times = times
         self.number = signal.Signals[name]
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step >= self.step and self.times and "NO_SIGNAL" not in os.environ:
             self.times -= 1
             os.kill(os.getpid(), self.number)

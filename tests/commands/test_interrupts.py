@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 from tapetum.runs.checkpoints import read_checkpoint
 
-from commands.experiments import in_process, runs, start, tiny
+from commands.experiments import PLAIN, in_process, run, runs, start, tiny
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -35,6 +37,29 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(folder, tmp_path, na
         done = in_process("train", *words, f"resume={made}", NO_SIGNAL="1")
         assert done.returncode == 0, done.stderr
         assert json.loads((made / "metrics.json").read_text())["run/steps"] == 6
+
+
+def test_an_interrupted_average_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch):
+    """What a signal writes holds the average with the last step in it, wherever the callback stands."""
+
+    def words(outputs):
+        return tiny(
+            folder, outputs, *PLAIN, "trainer.max_epochs=2", "optimizer.lr=0.1", "callbacks=ema",
+            "+callbacks.signal._target_=own_parts.SignalAt", "+callbacks.signal.step=2",
+            "+callbacks.signal.name=SIGTERM",
+        )  # fmt: skip
+
+    assert run("train", *words(tmp_path / "cut")) == 130
+    (cut,) = runs(tmp_path / "cut")
+    assert read_checkpoint(cut / "checkpoints" / "last.ckpt")["global_step"] == 3
+    monkeypatch.setitem(os.environ, "NO_SIGNAL", "1")
+    assert run("train", *words(tmp_path / "cut"), f"resume={cut}") == 0
+    assert run("train", *words(tmp_path / "straight")) == 0
+    (straight,) = runs(tmp_path / "straight")
+    reached, expected = (
+        read_checkpoint(made / "checkpoints" / "last.ckpt")["state_dict"] for made in (cut, straight)
+    )
+    assert all(torch.equal(reached[name], value) for name, value in expected.items())
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_whole_step(folder, tmp_path):

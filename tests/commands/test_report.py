@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -17,7 +18,9 @@ def test_a_runs_report_is_written_again(finished, capsys):
     before = page.read_text()
     page.unlink()
     assert run("report", str(finished)) == 0
-    assert capsys.readouterr().out == f"report  {page}\n"
+    advice, report = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d things to try next \(.*little_data.*\): see the report", advice)
+    assert report == f"report  {page}"
     assert page.read_text() == before
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from tapetum.runs.checkpoints import read_checkpoint
+from tapetum.runs.directory import RunDirectory
+from tapetum.runs.lock import held
 
 from commands.experiments import run, runs, tiny, train
 from layouts import make_folder, make_image
@@ -49,6 +51,27 @@ def test_a_finished_run_goes_on_for_more_epochs_in_its_own_directory(folder, cop
     assert json.loads((copied / "metrics.json").read_text())["run/steps"] == 18
     assert "max_epochs: 3" in (copied / "config.yaml").read_text()
     assert len((copied / "command.txt").read_text().splitlines()) == 2
+
+
+def test_the_seconds_of_a_run_that_goes_on_are_those_of_the_whole_run(folder, copied):
+    file = copied / "checkpoints" / "last.ckpt"
+    loaded = torch.load(file, weights_only=True)
+    (before,) = (state for state in loaded["callbacks"].values() if "seconds" in state)
+    assert 0 < before["seconds"] <= json.loads((copied / "metrics.json").read_text())["run/seconds"]
+    before["seconds"] += 1000
+    torch.save(loaded, file)
+    assert again(folder, copied, f"resume={copied}", "trainer.max_epochs=3") == 0
+    seconds = json.loads((copied / "metrics.json").read_text())["run/seconds"]
+    assert before["seconds"] < seconds < before["seconds"] + 600
+
+
+def test_a_run_that_is_in_use_is_neither_resumed_nor_changed(folder, copied, capsys):
+    (copied / "metrics.json").unlink()
+    before = (copied / "config.yaml").read_text()
+    with held(RunDirectory(copied)):
+        assert again(folder, copied, "resume=auto", "trainer.max_epochs=3") == 1
+    assert f"{copied} is in use: another process is training in it" in capsys.readouterr().err
+    assert (copied / "config.yaml").read_text() == before
 
 
 def test_an_unfinished_run_is_found_by_auto(folder, copied):

@@ -15,7 +15,7 @@ from layouts import make_folder
 from reports.pages import read
 
 
-def test_a_finished_run_says_what_to_try_and_its_command_composes(tmp_path, monkeypatch):
+def test_a_finished_run_says_what_to_try_and_its_command_composes(tmp_path, monkeypatch, capsys):
     data = make_folder(tmp_path / "photos", splits={"train": 24, "val": 0, "test": 8})
     run = RunDirectory(train(data, tmp_path / "out", "data.val_fraction=0.3", "data.limit={train:20}"))
     run.command.write_text(
@@ -31,6 +31,8 @@ def test_a_finished_run_says_what_to_try_and_its_command_composes(tmp_path, monk
     assert {"little_data", "little_validation"} <= set(advice)
     assert advice["little_data"].seen == f"{sum(counted.values())} training images"
     assert f"{len(advice)} things to try next" in run.log.read_text()
+    ending = capsys.readouterr().out.splitlines()[-4:]  # behind the table, where it is seen
+    assert [line.split()[0] for line in ending] == ["best", str(len(advice)), "run", "report"]
 
     page = read(report_run(run))
     assert "Little data Seen:" in page.text

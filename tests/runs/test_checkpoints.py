@@ -123,6 +123,16 @@ def test_the_runners_up_are_kept_on_request(tmp_path):
     assert sorted(found) == pytest.approx(sorted(values)[-2:])
 
 
+@pytest.mark.parametrize("trainer", [{}, {"val_check_interval": 0.5}])
+def test_checkpoints_that_are_named_by_their_step_do_not_overwrite_each_other(tmp_path, trainer):
+    every = lightning.pytorch.callbacks.ModelCheckpoint(
+        tmp_path / "checkpoints", filename="{epoch}-{step}", every_n_train_steps=3, save_top_k=-1
+    )  # a user's own: Lightning takes both from what was logged last, where anything was
+    fit(detector(), tmp_path, max_epochs=2, callbacks=[every], **trainer)
+    written = {name.removesuffix(".ckpt") for name in files(tmp_path) if name.endswith(".ckpt")}
+    assert written == {f"epoch={(step - 1) // 8}-step={step}" for step in (3, 6, 9, 12, 15)}
+
+
 def test_without_a_monitor_there_is_a_last_and_no_best(tmp_path):
     fit(detector(), tmp_path, callbacks=saving(tmp_path, monitor=None))
     assert files(tmp_path) == ["last.ckpt", "last.json"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
-from ..config.overrides import prepare
+from ..config.joined import places, replaced, with_own
+from ..config.overrides import is_a_file, prepare
 from ..errors import ConfigError, DataError, TapetumError
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"{flags[0]} is a flag, and there are none: tapetum evaluate RUN… [data=… data.key=…]"
         )
-    runs = [one for one in arguments if "=" not in one or Path(one).exists()]
+    runs = [one for one in arguments if "=" not in one or is_a_file(one)]
     overrides = [one for one in arguments if one not in runs]
     if runs:
+        _check_runs(runs)
         made = [evaluate_run(run, overrides) for run in runs]
         if len(made) > 1:
             from .side_by_side import side_by_side
@@ -40,6 +42,16 @@ def main(arguments: Sequence[str]) -> int:
     else:
         evaluate_weights(prepare(overrides, multirun=False))
     return 0
+
+
+def _check_runs(runs: Sequence[str]) -> None:
+    """Before the first of several is evaluated: all are there, and none twice."""
+    from ..runs.directory import open_run
+
+    paths = [open_run(run).path.resolve() for run in runs]
+    twice = [run for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]
+    if twice:
+        raise ConfigError(f"{' and '.join(twice)} are one run: name each run once")
 
 
 def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
@@ -69,7 +81,7 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     other = compose(prepare([one for one in overrides if one not in keeps], multirun=False))
     loaded = load_module(run, allow=other.config["allow_targets"])
     config = {**loaded.config, "allow_targets": other.config["allow_targets"]}
-    config["data"] = other.config["data"] if swaps else _merged(config["data"], keeps)
+    config["data"] = other.config["data"] if swaps else replaced(config, keeps)["data"]
     settings = ("accelerator", "devices", "strategy", "precision") if "accelerator" in keys else ()
     named = [key.removeprefix("trainer.") for key in keys if key.startswith("trainer.")]
     config["trainer"] = config["trainer"] | {key: other.config["trainer"][key] for key in (*settings, *named)}
@@ -128,11 +140,12 @@ def _evaluate(
     """Predict, judge and report; on the Index that the run was trained on, its validation split, too."""
     import sys
 
+    from ..inference.bank import fill_bank
     from ..runs.building import build_datamodule
     from ..runs.directory import RunDirectory, create_run, write_json
     from ..runs.environment import environment
     from .console import console, progress_to
-    from .finish import figures, infer, report_run, write_notes, write_results
+    from .finish import device_of, figures, infer, report_run, write_notes, write_results
     from .memory import explained
     from .preflight import hardware_problems
 
@@ -141,8 +154,10 @@ def _evaluate(
         raise ConfigError(problems)
     index, splits = _judged(config, trained_on)
     data = build_datamodule(config, index, module, progress_to(console, "decoding"))
+    settings = config["trainer"]
     try:
-        predictions = infer(module, data, splits, trainer=config["trainer"])
+        fill_bank(module, data, device=device_of(settings), precision=str(settings["precision"]))
+        predictions = infer(module, data, splits, trainer=settings)
     except (RuntimeError, MemoryError) as error:
         raise explained(error, config, "predicting") from error
     run: RunDirectory = create_run(config, directory)
@@ -168,7 +183,7 @@ def _tabulate(
     """Print the figures and write `table.{csv,json,md,tex}`; without a test split, print what there is."""
     from ..evaluation.table import evaluation_table
     from ..reports.evaluation_table import terminal_table, write_tables
-    from ..reports.published import published_beside, published_table
+    from ..reports.published import published_beside, published_tables
     from ..reports.terminal import metrics_table
     from .console import console
 
@@ -179,7 +194,8 @@ def _tabulate(
     published = published_beside(found, config)
     console.print(terminal_table(found, f"{title}: test"))
     for method, table, own in published:
-        console.print(published_table(method, table, own))
+        for block in published_tables(method, table, own, console.width):
+            console.print(block)
     write_tables(found, directory, title=title, published=published)
 
 
@@ -187,30 +203,25 @@ def _judged(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list
     """The Index and the splits of it that are judged.
 
     On the Index that a run was trained on: its val, which chose, and its test. On any other data nothing is
-    set aside: the test split, or every image where there is none.
+    set aside: every data set's test split, or all of its images where it has none.
     """
+    from ..indexes.build import OneClass
     from ..runs.building import build_index
 
-    index = build_index(config)
+    def listed() -> Index:
+        try:
+            return build_index(config)
+        except OneClass as found:
+            return found.index
+
+    index = listed()
     if index.fingerprint == trained_on:
         splits = [split for split in ("val", "test") if len(index.rows(split))]
         if not splits:
             raise DataError(
-                f"{config['data']['root']} has nothing but the images that the run was trained on: name "
+                f"{places(config)} has nothing but the images that the run was trained on: name "
                 f"others with data=folder data.root=DIR"
             )
         return index, splits
-    config["data"] = {**config["data"], "val_fraction": 0.0}
-    index = build_index(config)
-    return (index if len(index.rows("test")) else index.all_as("test")), ["test"]
-
-
-def _merged(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A run's data with single keys replaced: `data.root=…` keeps the rest as the run had it."""
-    from omegaconf import OmegaConf
-
-    changes = OmegaConf.from_dotlist([one.lstrip("+") for one in overrides])
-    merged = OmegaConf.to_container(OmegaConf.merge({"data": dict(data)}, changes), resolve=True)
-    assert isinstance(merged, dict), "a mapping was merged"
-    result: dict[str, Any] = merged["data"]
-    return result
+    config["data"] = with_own(config, val_fraction=0.0)["data"]
+    return listed().judged(), ["test"]

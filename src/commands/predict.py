@@ -6,12 +6,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
-from ..config.overrides import prepare
+from ..config.overrides import is_a_file, prepare
 from ..errors import ConfigError, TapetumError
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     flags = [one for one in arguments if one.startswith("-")]
     if flags:
         raise ConfigError(f"{flags[0]} is a flag, and there are none: {_USAGE}")
-    is_path = [not _OVERRIDE.match(one) or Path(one).exists() for one in arguments]
+    is_path = [not _OVERRIDE.match(one) or is_a_file(one) for one in arguments]
     paths = [one for one, path in zip(arguments, is_path, strict=True) if path]
     return paths, [one for one, path in zip(arguments, is_path, strict=True) if not path]
 

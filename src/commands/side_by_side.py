@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,34 +14,42 @@ if TYPE_CHECKING:
 def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     """Print and write how runs differ on the images that they judged; the report's path.
 
-    runs: as they were typed. evaluations: the directory that each one's evaluation wrote. Beside the page
-    lie `table.{csv,json,md,tex}`.
+    runs: as they were typed, each once. evaluations: the directory that each one's evaluation wrote. Beside
+    the page lie `table.{csv,json,md,tex}`, with the runs in the page's order.
     """
     from ..evaluation.paired import Judged
     from ..evaluation.predictions import read_predictions
     from ..evaluation.table import evaluation_table
     from ..reports.compare import RunSummary, compare, comparison
     from ..reports.comparison_table import comparison_lines, comparison_table
+    from ..reports.labels import run_name
     from ..reports.side_by_side import paired_table, side_table, write_side_tables
     from ..runs.directory import RunDirectory, open_run, stamp
     from ..runs.history import read_history
     from .console import console
 
-    summaries, tables = [], []
-    for number, (run, directory) in enumerate(zip(runs, evaluations, strict=True), 1):
-        own, made = open_run(run), RunDirectory(directory)
+    opened = [open_run(run) for run in runs]
+    summaries, judged_by = [], {}
+    for own, directory in zip(opened, evaluations, strict=True):
+        made = RunDirectory(directory)
         figures = made.read_metrics()
         # what chose a run's checkpoint is a figure on its own val, which other data lacks
         chose = {key: value for key, value in own.read_metrics().items() if key.startswith("val/")}
-        name = f"{number} {own.path.name}"
+        name = run_name(own.path, [other.path for other in opened])
         judged = None
         if made.predictions("test").is_file():
             test = read_predictions(made.predictions("test"))
             judged = Judged(_told_apart(test), figures.get("val/threshold"))
-            tables.append((name, evaluation_table(test, figures)))
+            judged_by[name] = evaluation_table(test, figures)
         history = read_history(own.history) if own.history.is_file() else []
-        summaries.append(RunSummary(name, made.read_config(), history, chose | figures, judged=judged))
+        config = _with_training(made.read_config(), own.read_config())
+        summaries.append(RunSummary(name, config, history, chose | figures, judged=judged))
     found = comparison(summaries)
+    tables = [
+        (f"{place} {run.name}", judged_by[run.name])
+        for place, run in enumerate(found.runs, 1)
+        if run.name in judged_by
+    ]
     out = Path(os.environ.get("TAPETUM_OUTPUTS", "outputs")) / "reports" / stamp()
     console.print(comparison_table(found, console.width))
     for line in comparison_lines(found):
@@ -53,6 +61,15 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     write_side_tables(tables, found, out)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)
     return page
+
+
+def _with_training(judged: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's config with what its run was trained on under `trained`.
+
+    Runs that were trained on different data are no seeds of each other, though the data they are judged on,
+    and with it all of their evaluations' configs, are the same.
+    """
+    return {**judged, "trained": {"data": trained["data"]}}
 
 
 def _told_apart(predictions: pa.Table) -> pa.Table:

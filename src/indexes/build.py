@@ -29,6 +29,14 @@ _TICK_NS = 20_000_000  # file systems keep times in steps of up to 10 ms
 _SHOWN = 5
 
 
+class OneClass(DataError):
+    """Images of one class, of which nothing can be learnt; the Index of them, since they can be judged."""
+
+    def __init__(self, message: str, index: Index) -> None:
+        self.index = index
+        super().__init__(message)
+
+
 def build(
     layout: Layout,
     *,
@@ -362,9 +370,10 @@ def _check_use(
         )
     if "train" in counts and len(counts["train"]) < 2 and not part:
         (only, number), limited_to = next(iter(counts["train"].items())), limits.get("train")
-        raise DataError(
+        raise OneClass(
             f"the train split of {name} has one class only ({only}: {number}): training needs at least two"
-            + (f"; data.limit={limited_to} may be too small" if limited_to == number else "")
+            + (f"; data.limit={limited_to} may be too small" if limited_to == number else ""),
+            index,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .leaves import Part, choose, find_leaves, listing, split_of
+from .leaves import Part, check_root, choose, find_leaves, listing, split_of
 from .table import Listing
 
 COLUMNS: tuple[str, ...] = ("path", "split", "label", "generator")
@@ -30,6 +30,7 @@ def index(root: Path, *, generators: Sequence[str] | None = None) -> Listing:
     """
     notes: Counter[str] = Counter()
     leaves = find_leaves(root, _CLASSES, notes)
+    check_root(root, leaves)
     splits = any(split_of(leaf)[0] for leaf in leaves)
     parts = []
     for leaf in leaves:

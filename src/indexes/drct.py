@@ -40,6 +40,12 @@ def index(
     split are missing.
     """
     folders = {name: set(subfolders(root / name)) & _SPLITS.keys() for name in subfolders(root)}
+    if not any(folders.values()):
+        there = ", ".join(list(folders)[:8]) or "no folder"
+        raise DataError(
+            f"{root} holds no <generator>/train2017 and no <generator>/val2017, but {there}: type "
+            "data.root=<folder of DRCT-2M's generators>"
+        )
     coco = root / Path(real).expanduser()
     if not coco.is_dir():
         raise DataError(
@@ -55,12 +61,13 @@ def index(
         wanted = sorted(choose(key, given, (name for name in folders if year in folders[name]), str(root)))
         if not wanted:
             continue
-        if not (coco / year).is_dir():
+        real_images = images_below(coco / year, notes) if (coco / year).is_dir() else []
+        if not real_images:
             raise DataError(
-                f"the real images of {', '.join(wanted)} are missing: {coco} has no {year}. Bring it back, "
-                "or type data.index.real=<folder of MS COCO>"
+                f"the real images of {', '.join(wanted)} are missing: {coco} has no {year}, or it is empty. "
+                "Bring it back, or type data.index.real=<folder of MS COCO>"
             )
-        _add(columns, images_below(coco / year, notes), year, year, None)
+        _add(columns, real_images, year, year, None)
         for name in wanted:
             _add(columns, images_below(root / name / year, notes), f"{name}/{year}", year, name)
     odd = sum(not years for years in folders.values())

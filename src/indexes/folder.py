@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +32,15 @@ def index(
     real: Sequence[str] = REAL,
     generated: Sequence[str] = GENERATED,
     generator: Literal["class", "subfolder"] = "class",
+    copies: Literal["keep", "remove"] = "keep",
 ) -> Listing:
     """Images at any depth below class folders, with or without split folders above them.
 
     real, generated: names of class folders, in any case.
     generator: `class` takes the generated class folder's name (as spelt in the config) as the generator of
         its images; `subfolder` takes the folder below it (`generated/<generator>/…`). Real rows have none.
+    copies: `remove` reads every file and takes those out of train whose bytes are in val or test, too, and
+        out of val those in test; a carved validation is never parted from its copies. Their hash is `group`.
 
     Raises DataError for a class folder that neither list names, for split and class folders side by side, and
     where no class folder is found.
@@ -44,6 +48,8 @@ def index(
     classes = _classes(real, generated)
     if generator not in ("class", "subfolder"):
         raise ConfigError(f"data.index.generator={generator}: must be class or subfolder")
+    if copies not in ("keep", "remove"):
+        raise ConfigError(f"data.index.copies={copies}: must be keep or remove")
     notes: Counter[str] = Counter()
     paths: list[str] = []
     splits: list[Split | None] = []
@@ -59,8 +65,16 @@ def index(
         stray = len(images_in(root / prefix))
         if stray:
             notes["images left out that lie outside every class folder"] += stray
-    table = to_table({"path": paths, "split": splits, "label": labels, "generator": generators})
-    return Listing(table, watched=(root,), notes=notes)
+    columns = {"path": paths, "split": splits, "label": labels, "generator": generators}
+    if copies == "remove":
+        columns["group"] = _contents(root, paths)
+    return Listing(to_table(columns), watched=(root,), notes=notes, copies=copies == "remove")
+
+
+def _contents(root: Path, paths: Sequence[str]) -> list[str | None]:
+    """24 hex digits over the bytes of each file; None for an empty file, a copy of nothing."""
+    contents = ((root / path).read_bytes() for path in paths)
+    return [blake2b(content, digest_size=12).hexdigest() if content else None for content in contents]
 
 
 def _classes(real: Sequence[str], generated: Sequence[str]) -> dict[str, tuple[int, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .leaves import REAL_FAKE, Leaf, Part, choose, find_leaves, listing, split_of
+from .leaves import REAL_FAKE, Leaf, Part, check_root, choose, find_leaves, listing, split_of
 from .table import Listing, Split
 
 COLUMNS: tuple[str, ...] = ("path", "split", "label", "generator")
@@ -71,6 +71,7 @@ def parts_of(
 
     by_class: class folder of train and val → the generator of its images, where that is not ProGAN.
     """
+    check_root(root, leaves)
     # `train` is also a class, so a folder that holds 0_real itself is no split.
     splits = any(split_of(leaf)[0] and len(leaf.above) > 1 for leaf in leaves)
     taken: list[tuple[Leaf, Split | None, str, str]] = []  # with generator, and class of what is trained on
@@ -79,12 +80,18 @@ def parts_of(
         if splits and split is None:
             raise DataError(
                 f"{root} holds train, val or test, and {leaf.folder} beside them: move it into one of them"
+                + (", or type data=univfd" if leaf.above[0].casefold() == "diffusion_datasets" else "")
             )
         if not below:
             place, kind = root / Path(leaf.folder).parent, Path(leaf.folder).name
             owner = "generator" if split == "test" else "class"
             raise DataError(
                 f"{place / kind} lies in no {owner}'s folder: move it to {place}/<{owner}>/{kind}"
+            )
+        if len(below) > 2:
+            raise DataError(
+                f"{root / leaf.folder} lies too deep: a generator's folder holds 0_real and 1_fake, or one "
+                f"folder a class with them. Move {'/'.join(below[1:])} up into the folder of its split"
             )
         trained = split in ("train", "val") or (split is None and below[0].casefold() in CLASSES)
         kind = below[-1] if trained else ""

@@ -95,6 +95,7 @@ def _names(root: Path, leaves: Sequence[Leaf]) -> dict[str, str]:
                 f"{root} is the folder of one generator: type data.root={root.parent}, the folder above it"
                 f" (and 'data.index.test_generators=[{canonical(root.name)}]' to take it alone)"
             )
+    _check_root(root, leaves)
     names: dict[str, str] = {}
     for folder in sorted({leaf.above[0] for leaf in leaves}):
         name = canonical(folder)
@@ -103,6 +104,22 @@ def _names(root: Path, leaves: Sequence[Leaf]) -> dict[str, str]:
             raise DataError(f"{root} holds {name} twice ({twice[0]}, {folder}): move one of them away")
         names[folder] = name
     return names
+
+
+def _check_root(root: Path, leaves: Sequence[Leaf]) -> None:
+    """DataError where root is the folder above GenImage: all of its generators would be taken for one."""
+    below: dict[str, set[str]] = {}
+    for leaf in leaves:
+        if len(leaf.above) > 2:
+            below.setdefault(leaf.above[0], set()).add(leaf.above[1])
+    for folder, inner in below.items():
+        several = len({canonical(name) for name in inner}) > 1
+        plain = [name for name in inner if canonical(name) in GENERATORS and not _INNER.fullmatch(name)]
+        if several or (plain and canonical(folder) not in GENERATORS):
+            raise DataError(
+                f"{root / folder} holds {', '.join(sorted(inner)[:4])}, so it is no generator: type "
+                f"data.root={root / folder}"
+            )
 
 
 def _wanted(key: str, given: Sequence[str] | None, there: Iterable[str], root: Path) -> set[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, did_you_mean
 from .folder import SPLIT_FOLDERS
 from .table import Listing, Split, to_table
-from .walk import folders_named, images_below
+from .walk import folders_named, images_below, subfolders
 
 REAL_FAKE: Mapping[str, int] = {"0_real": 0, "1_fake": 1}
 NATURE_AI: Mapping[str, int] = {"nature": 0, "ai": 1}
@@ -56,10 +56,22 @@ def find_leaves(root: Path, classes: Mapping[str, int], notes: Counter[str]) -> 
     ]
     if not found:
         raise DataError(
-            f"{root} holds no folder named {' or '.join(classes)}, at any depth: type data.root=<the folder "
-            "that the benchmark was unpacked into>"
+            f"{root} holds no folder named {' or '.join(classes)}, at any depth. {_instead(root, classes)}"
         )
     return found
+
+
+def check_root(root: Path, leaves: Sequence[Leaf]) -> None:
+    """DataError where split folders lie one level below root: its folders would be taken for generators."""
+    for leaf in leaves:
+        names = [name.casefold() for name in leaf.above]
+        # `progan/train/0_real` is ProGAN's class train, `x/train/car/0_real` is not
+        deep = len(names) > 1 and (names[1] in SPLIT_FOLDERS) and (names[1] != "train" or len(names) > 2)
+        if deep and names[0] not in SPLIT_FOLDERS:
+            raise DataError(
+                f"{root} holds {'/'.join(leaf.above[:2])}: type data.root={root / leaf.above[0]}, the folder "
+                "that train, val and test lie in"
+            )
 
 
 def split_of(leaf: Leaf) -> tuple[Split | None, tuple[str, ...]]:
@@ -89,6 +101,29 @@ def choose(key: str, wanted: Sequence[str] | None, there: Iterable[str], where: 
             f"{did_you_mean(str(unknown[0]), names) or '.'} It has {', '.join(names) or 'none'}"
         )
     return {plain[spelling(str(name))] for name in wanted}
+
+
+_OTHERS: Mapping[str, Mapping[str, int]] = {
+    "genimage": NATURE_AI,
+    "forensynths, univfd, aigcdetectbenchmark, aigibench or wildrf": REAL_FAKE,
+    "community_forensics, or data=folder": {"real": 0, "fake": 1},
+}
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".z01", ".001")
+_SHOWN = 8
+
+
+def _instead(root: Path, classes: Mapping[str, int]) -> str:
+    """What lies in a folder without class folders, and what to type for it."""
+    for data, names in _OTHERS.items():
+        if names != classes and (there := folders_named(root, names, Counter())):
+            return f"It holds {there[0]}: type data={data}, or another data.root"
+    packed = sorted(file.name for file in root.iterdir() if file.suffix.lower() in _ARCHIVES)
+    if packed:
+        return f"It holds archives ({', '.join(packed[:_SHOWN])}): unpack them, each into a folder of its own"
+    there = subfolders(root)
+    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
+    where = "data.root=<the folder that the benchmark was unpacked into>"
+    return f"It holds {shown or 'no folder'}: type {where}"
 
 
 def spelling(name: str) -> str:

@@ -102,10 +102,16 @@ class Index:
         found = pc.fill_null(pc.index_in(values, pa.array(vocabulary, pa.string()), skip_nulls=True), -1)
         return np.asarray(found.to_numpy(), dtype=np.int64), vocabulary
 
-    def all_as(self, split: Split) -> Index:
-        """The same rows, all of one split: data that was not split, to be judged whole."""
+    def judged(self) -> Index:
+        """The same rows as they are evaluated: where a data set has no test split, all of its rows are it."""
+        split = np.asarray(self.table.column("split").to_pylist())
+        data = self.codes("data")[0]
+        for name in np.unique(data):
+            own = data == name
+            if not (split[own] == "test").any():
+                split[own] = "test"
         place = self.table.column_names.index("split")
-        column = pa.array([split] * len(self), pa.string()).cast(TYPES["split"])
+        column = pa.array(split.tolist(), pa.string()).cast(TYPES["split"])
         return replace(self, table=self.table.set_column(place, "split", column))
 
     def location(self, row: int) -> tuple[Path, str]:

@@ -11,6 +11,7 @@ from ..errors import DataError
 from . import forensynths
 from .leaves import REAL_FAKE, Leaf, Part, choose, find_leaves, listing
 from .table import Listing
+from .walk import images_below
 
 COLUMNS: tuple[str, ...] = ("path", "split", "label", "generator")
 
@@ -84,10 +85,11 @@ def _diffusion(
             needed.setdefault(REAL_SET[name], []).append(name)
     for folder, names in needed.items():
         real = [leaf for leaf in found.get(folder, ()) if not leaf.label]
-        if not real:
+        if not any(images_below(root / leaf.folder, Counter()) for leaf in real):
             others = [name for name in wanted if name not in names]
+            what = f"{root / real[0].folder} is empty" if real else f"{root} has no {folder}/0_real"
             raise DataError(
-                f"the real images of {', '.join(names)} are missing: {root} has no {folder}/0_real. Unpack "
+                f"the real images of {', '.join(names)} are missing: {what}. Unpack "
                 f"{folder} there, or leave {'it' if len(names) == 1 else 'them'} out with "
                 f"'data.index.test_generators=[{','.join(sorted(others))}]'"
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .leaves import REAL_FAKE, Part, choose, find_leaves, listing, split_of
+from .leaves import REAL_FAKE, Part, check_root, choose, find_leaves, listing, split_of
 from .table import Listing
 
 COLUMNS: tuple[str, ...] = ("path", "split", "label", "generator")
@@ -27,7 +27,9 @@ def index(root: Path, *, test_generators: Sequence[str] | None = None) -> Listin
     """
     notes: Counter[str] = Counter()
     parts = []
-    for leaf in find_leaves(root, REAL_FAKE, notes):
+    leaves = find_leaves(root, REAL_FAKE, notes)
+    check_root(root, leaves)
+    for leaf in leaves:
         split, below = split_of(leaf)
         if split is None or len(below) > 1 or (split == "test" and not below):
             raise DataError(

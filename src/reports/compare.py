@@ -126,12 +126,31 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The difference between the two best groups in a sentence; empty where it can't be told."""
+        """The difference between the two best groups in words; empty where it can't be told."""
         for one in self.against:
             name = main_difference(one.paired.differences, self.main)
             if name is not None:
-                return _verdict(self.reference, one, name)
+                return " ".join([_verdict(self.reference, one, name), *self._besides(one.label)])
         return ""
+
+    def _besides(self, other: str) -> list[str]:
+        """What the labels of the reference and another group leave out, which may be why they differ."""
+        first = {group.label: group.runs[0].name for group in self.groups}
+        one, two = first[self.reference], first[other]
+        keys = [key for key in self.differing if self.values[key][one] != self.values[key][two]]
+        targets = {key.removesuffix("._target_") for key in keys if key.endswith("._target_")}
+        said = f"{self.reference}, {other}".split(", ")
+        called = {_last(part.partition("=")[0]) for part in said}
+        left_out = [
+            key
+            for key in keys
+            if _last(key.removesuffix("._target_")) not in called
+            and (key.endswith("._target_") or key.rpartition(".")[0] not in targets)  # arguments of another
+        ]
+        if not left_out:
+            return []
+        more = f" and {len(left_out) - _KEYS} more" if len(left_out) > _KEYS else ""
+        return [f"They also differ in {', '.join(left_out[:_KEYS])}{more}."]
 
 
 def comparison(runs: Sequence[RunSummary]) -> Comparison:
@@ -273,6 +292,11 @@ def write_csv(found: Comparison, path: Path) -> Path:
 
 
 _NONE = object()
+_KEYS = 4
+
+
+_LEARNT_FROM = (".train_generators", ".classes")
+"""Arguments of layouts that choose among training images only."""
 
 
 def _monitored(runs: Sequence[RunSummary]) -> tuple[str, Mode, list[str]]:
@@ -297,14 +321,16 @@ def _notes(runs: Sequence[RunSummary], differing: Sequence[str]) -> list[str]:
     silent = [run.name for run in runs if not run.metrics and not run.unfinished]
     if silent:
         notes.append(f"Without figures, since they did not finish: {', '.join(silent)}.")
+    images = {_digest(run.judged) for run in runs if run.judged is not None}
     data = [key for key in differing if key.startswith(("data.root", "data.index"))]
+    if len(images) == 1 and all(key.endswith(_LEARNT_FROM) for key in data):
+        data = []  # what is learnt from differs, as in a cross-generator matrix, and what is judged does not
     if data:
         notes.append(
             f"The runs do not have the same data ({', '.join(data)}): a figure on one set of images can't be "
             "held against a figure on another."
         )
         return notes
-    images = {_digest(run.judged) for run in runs if run.judged is not None}
     if len(images) > 1:
         notes.append(
             "The runs were not judged on the same test images (data.limit draws them by the seed), and their "
@@ -355,6 +381,10 @@ def _columns(there: set[str], monitor: str) -> list[str]:
     generators = {name.split("/")[2] for name in there if name.startswith("test/generator/")}
     shown = SHOWN if len(generators) != 1 else SHOWN[:-1]  # the worst of one says nothing more
     return [name for name in dict.fromkeys((monitor, *shown)) if name in there]
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _main(there: set[str], monitor: str) -> str | None:

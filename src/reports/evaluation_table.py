@@ -42,13 +42,28 @@ SAYS: Mapping[str, str] = {
 }
 
 
+_NAME = 18  # columns of a terminal that a generator's name keeps
+
+
 def terminal_table(found: EvaluationTable, title: str) -> Table:
-    """Shares in percent; the interval of the accuracy beside it. The oracle stands in the files only."""
+    """Shares in percent; the interval of the accuracy beside it. It fits 80 columns; names fold first.
+
+    The oracle stands in the files only.
+    """
     columns = [name for name in HEADS if name in found.columns and name != ORACLE]
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    # figures never wrap, so that what a narrow terminal lacks would be taken from the names
+    longest = max(len(line_name(line)) for line in found.lines)
+    table.add_column("", overflow="fold", min_width=min(longest, _NAME))
     for name in columns:
-        table.add_column(HEADS[name], justify="right", no_wrap=True)
+        table.add_column(HEADS[name].replace(" at t", "\nat t"), justify="right", no_wrap=True)
         if name == "accuracy":
             table.add_column("95 %", justify="right", style="dim", no_wrap=True)
     before: Line | None = None
@@ -67,7 +82,7 @@ def terminal_table(found: EvaluationTable, title: str) -> Table:
                 cells.append(f"{percent(bounds[0])}–{percent(bounds[1])}" if bounds else "")
         table.add_row(Text(line_name(line)), *cells)
         before = line
-    table.caption = terminal_caption(found)
+    table.caption = Text(terminal_caption(found))
     table.caption_justify = "left"
     return table
 

@@ -48,7 +48,7 @@ def percent_interval(bounds: Interval | None, digits: int = 1) -> str:
 
 def signed(value: float, digits: int = 4) -> str:
     """A difference, `+0.0123` or `−0.0123`."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value + 0.0:+.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
 
 
 def chance(p: float) -> str:

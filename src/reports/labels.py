@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .format import flatten, plain
@@ -22,6 +23,8 @@ NO_CHOICE = (
     "trainer.enable_progress_bar",
 )
 ABSENT = "–"
+TRAINED = "trained"
+"""Where the config of an evaluation has what its run was trained on, if it was held against another's."""
 _LONGEST = 48
 
 
@@ -36,10 +39,21 @@ def choices(config: Mapping[str, Any]) -> dict[str, str]:
     for key, value in flatten(config).items():
         if key == "seed" or (key.endswith(".seed") and value == root):
             continue
-        if any(key == name or (name.endswith(".") and key.startswith(name)) for name in NO_CHOICE):
+        bare = key.removeprefix(f"{TRAINED}.")
+        if any(bare == name or (name.endswith(".") and bare.startswith(name)) for name in NO_CHOICE):
             continue
         kept[key] = plain(value)
     return kept
+
+
+def run_name(path: Path, among: Sequence[Path]) -> str:
+    """The shortest end of a run's path that no other run has."""
+    parts = path.resolve().parts
+    for length in range(1, len(parts)):
+        name = "/".join(parts[-length:])
+        if sum(other.resolve().parts[-length:] == parts[-length:] for other in among) == 1:
+            return name
+    return str(path)
 
 
 def group_labels(groups: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:

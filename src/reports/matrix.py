@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ..config.joined import is_joined
 from .figure import INK, render
+from .labels import TRAINED
 
 FIGURES = ("balanced_accuracy", "accuracy", "auroc", "ap")
 
@@ -52,7 +53,11 @@ class Matrix:
 
 
 def trained_on(config: Mapping[str, Any]) -> str | None:
-    """The generators that a run's config chose to train on, `A + B` of several; None where it chose none."""
+    """The generators that a run's config chose to train on, `A + B` of several; None where it chose none.
+
+    Of an evaluation, what its run chose, where the config has it.
+    """
+    config = config.get(TRAINED, config)
     if is_joined(config):
         return None
     index = (config.get("data") or {}).get("index") or {}

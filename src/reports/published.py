@@ -66,40 +66,74 @@ def published_heading(table: Published) -> str:
     return f"Beside published figures: {table.data}"
 
 
-def published_table(method: str, table: Published, own: Own) -> Table:
-    """The same for the terminal: generators from left to right, one's own rows bold."""
+def published_tables(method: str, table: Published, own: Own, width: int) -> list[Table]:
+    """The same for a terminal `width` columns wide: generators from left to right, one's own rows bold.
+
+    What does not fit goes on in a table below. Columns that one's own run does not fill are left out, and of
+    each table the lines that have nothing in it.
+    """
     head, rows = beside(method, table, own)
-    # a column that nobody fills says nothing
     there = [
         place for place in range(len(head) - 2) if any(row.cells[place] != _NONE for row in rows if row.own)
     ]
+    names = [f"→ {row.method}" if row.own else row.method for row in rows]
+    label = min(max(map(len, names)), _LABEL)
+    blocks = _blocks([(place, _folded(head[place + 2])) for place in there], width - label)
+    shown = []
+    for number, block in enumerate(blocks):
+        heading = f"{published_heading(table)} (percent{', continued' if number else ''})"
+        shown.append(_block(heading, block, rows, label))
+    if shown:
+        said = f"published figures: {table.protocol}. → is this evaluation. Sources: report and table.md"
+        shown[-1].caption, shown[-1].caption_justify = Text(said), "left"
+    return shown
+
+
+def _block(heading: str, block: Sequence[tuple[int, str]], rows: Sequence[Beside], label: int) -> Table:
+    """Some of the columns, (place among the cells, name), of all rows that have anything there."""
     shown = Table(
-        title=f"{published_heading(table)} (percent)",
+        title=Text(heading),
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+        show_edge=False,
+        padding=0,
     )
-    shown.add_column("method", overflow="fold", min_width=8)
-    for place in there:
-        # names fold at their underscores, figures never do
-        shown.add_column(_folded(head[place + 2]), justify="right", no_wrap=True)
+    shown.add_column("method", overflow="fold", min_width=label)
+    for _, name in block:
+        shown.add_column(name, justify="right", no_wrap=True)
+    full = [row for row in rows if any(row.cells[place] != _NONE for place, _ in block)]
     before = ""
-    for row in rows:
+    for row in full:
+        if not any(row.figure == other.figure and not other.own for other in full):
+            continue  # nothing published to stand beside
         if row.figure != before:
             if before:
                 shown.add_section()
             shown.add_row(Text(row.figure, style="italic"))
             before = row.figure
         style = "bold" if row.own else ""
-        cells = (Text(row.cells[place], style=style) for place in there)
+        cells = (Text(row.cells[place], style=style) for place, _ in block)
         shown.add_row(Text(f"→ {row.method}" if row.own else row.method, style=style), *cells)
-    shown.caption = f"published figures: {table.protocol}. → is this evaluation. Sources: report and table.md"
-    shown.caption_justify = "left"
     return shown
 
 
+def _blocks(columns: Sequence[tuple[int, str]], room: int) -> list[list[tuple[int, str]]]:
+    """The columns in order, as many in each block as there is room for, one at least."""
+    blocks: list[list[tuple[int, str]]] = []
+    left = 0
+    for place, name in columns:
+        wide = max(_FIGURE, *map(len, name.split("\n"))) + 1
+        if not blocks or wide > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append((place, name))
+        left -= wide
+    return blocks
+
+
+_FIGURE = len("100.0")
+_LABEL = 18  # of the terminal's columns, for the names of methods
 _NONE = "–"
 
 

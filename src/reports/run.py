@@ -178,7 +178,9 @@ def _no_advice(source: RunReport) -> str | None:
 def _sentences(source: RunReport, split: str | None, top: Best | None) -> list[str]:
     """Which figures chose something, and which did not."""
     said = []
-    if top is None:
+    if top is None and source.predictions and not source.history:
+        said.append("Nothing was trained here: these are given weights on the data named below.")
+    elif top is None:
         said.append(f"No checkpoint was chosen: {source.monitor} never had a finite value.")
     else:
         # metrics.csv counts epochs from 0, people from 1

@@ -18,7 +18,7 @@ from .evaluation_table import line_name, markdown_rows, null, percent, tabular
 from .format import chance, signed
 
 Tables = Sequence[tuple[str, EvaluationTable]]
-"""(the run's name, which begins with its number, and its table), in the order the runs were given in."""
+"""(the run's name, which begins with its number, and its table), in the order of the numbers."""
 
 _SHOWN = {"accuracy": "acc", "auroc": "AUROC"}
 _PAIRED = ("run", "figure", "difference", "95 % interval", "p", "images")
@@ -27,7 +27,7 @@ _PAIRED = ("run", "figure", "difference", "95 % interval", "p", "images")
 def side_table(tables: Tables) -> Table:
     """Accuracy at logit 0 and AUROC of every run, line by line; runs by their numbers."""
     runs = "; ".join(name for name, _ in tables)
-    return _table("line by line (percent; – is undefined)", side_cells(tables), f"runs as given: {runs}")
+    return _table("line by line (percent; – is undefined)", side_cells(tables), f"runs: {runs}")
 
 
 def paired_table(found: Comparison) -> Table:
@@ -121,10 +121,12 @@ def _paired_cells(found: Comparison) -> list[list[str]]:
 
 
 def _table(title: str, lines: Sequence[Sequence[str]], caption: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(title), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for place, name in enumerate(lines[0]):
         table.add_column(name, justify="right" if place else "left", overflow="fold")
     for cells in lines[1:]:
         table.add_row(*(Text(cell) for cell in cells))
-    table.caption, table.caption_justify = caption, "left"
+    table.caption, table.caption_justify = Text(caption), "left"
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -134,6 +134,37 @@ def test_several_runs_get_an_evaluation_each_and_stand_side_by_side(finished, fo
     assert abs(paired["accuracy"]["difference"]) == pytest.approx(abs(right[finished] - right[other]))
 
 
+def test_runs_trained_on_different_data_are_held_against_each_other(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TAPETUM_OUTPUTS", str(tmp_path / "beside"))
+    lines = ("trainer.max_epochs=2", "optimizer.lr=0.01")
+    other = train(make_folder(tmp_path / "elsewhere", seed=3), tmp_path, *lines)
+    judged = make_manifest(tmp_path / "judged")
+    assert run("evaluate", str(finished), str(other), "data=manifest", f"data.root={judged}") == 0
+    (beside,) = (tmp_path / "beside" / "reports").iterdir()
+    held = json.loads((beside / "table.json").read_text())
+    assert {one["figure"] for one in held["paired"]} >= {"accuracy", "accuracy_tuned"}
+    assert held["paired"][0]["images"] == 16
+    assert "root=elsewhere" in capsys.readouterr().out
+
+
+def test_runs_are_looked_for_before_the_first_is_evaluated(finished, tmp_path, capsys):
+    before = evaluations(finished)
+    assert run("evaluate", str(finished), str(tmp_path / "nowhere")) == 1
+    assert run("evaluate", str(finished), f"{finished}/.") == 2
+    assert "are one run: name each run once" in capsys.readouterr().err
+    assert evaluations(finished) == before
+
+
+def test_a_folder_of_one_class_without_splits_is_judged(evaluated, tmp_path):
+    make_folder(tmp_path / "fakes", splits={"": 5})
+    shutil.rmtree(tmp_path / "fakes" / "real")
+    made = evaluated(f"data.root={tmp_path / 'fakes'}")
+    lines = {line["line"]: line["figures"] for line in json.loads((made / "table.json").read_text())["lines"]}
+    assert lines["all"]["fake_accuracy"] == figures(made)["test/accuracy"]
+    assert {lines["all"][name] for name in ("auroc", "ap", "real_accuracy", "oracle_accuracy")} == {None}
+    assert "| all images |" in (made / "table.md").read_text()
+
+
 @pytest.mark.parametrize("kind", ["ckpt", "run", "pt"])
 def test_a_model_takes_weights_from_a_run_a_checkpoint_or_a_state_dict(finished, folder, tmp_path, kind):
     checkpoint = finished / "checkpoints" / "best.ckpt"
@@ -168,8 +199,8 @@ def test_one_class_has_undefined_figures_and_not_zero(evaluated, tmp_path):
     (other / "manifest.csv").write_text("\n".join(lines) + "\n")
     made = evaluated("data=manifest", f"data.root={other}")
     found = figures(made)
-    assert math.isnan(found.get("test/auroc", math.nan))
-    assert math.isnan(found.get("test/fake_accuracy", math.nan))
+    assert found["test/auroc"] is None
+    assert found["test/fake_accuracy"] is None
     assert 0 <= found["test/real_accuracy"] <= 1
     assert "NaN" not in (made / "report" / "index.html").read_text()
 

@@ -77,7 +77,7 @@ def composed(*overrides: str) -> Composed:
     found = compose(prepare(list(overrides), multirun=False))
     ours = found.config["model"]["net"]["_target_"].split(".")[:3]
     named = any(one.startswith("model.net.backbone=") for one in overrides)
-    if named or ours not in (["tapetum", "detectors", "clip"], ["tapetum", "detectors", "prompt"]):
+    if named or ours not in [["tapetum", "detectors", name] for name in ("clip", "knn", "prompt")]:
         return found
     stand_in = f"model.net.backbone={os.environ['TAPETUM_DATA']}/tiny-clip"
     return compose(prepare([*overrides, stand_in], multirun=False))

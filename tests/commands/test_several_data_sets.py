@@ -1,6 +1,7 @@
 """`data=[a,b]`: training on several data sets at once, and a benchmark exactly as it is typed."""
 
 import json
+import shutil
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -44,7 +45,7 @@ def test_two_data_sets_are_trained_on_and_told_apart_in_the_index(data, tmp_path
 def test_check_counts_both_and_names_the_one_that_is_missing(data):
     plan = explain(compose(prepare(["data=[cifake,genimage]", "data.val_fraction=0"], multirun=False)))
     assert plan["data"]["counts"] == {
-        "train": {"real": 32, "generated": 32},
+        "train": {"real": 64, "generated": 64},
         "test": {"real": 10, "generated": 10},
     }
     words = ["data=[cifake,genimage]", f"data.genimage.root={data / 'away'}"]
@@ -75,3 +76,15 @@ def test_a_benchmark_trains_exactly_as_typed(data, tmp_path):
     )
     (made,) = runs(tmp_path)
     assert made.parent.name == "npr-genimage"
+
+
+def test_evaluation_judges_a_set_without_splits_whole_and_takes_keys_of_one_set(data, tmp_path):
+    words = [*TINY, "data=[cifake,genimage]", "data.val_fraction=0.2", f"paths.outputs={tmp_path}"]
+    assert run("train", *words) == 0
+    (made,) = runs(tmp_path)
+    other = make_genimage(tmp_path / "other", generators=("ADM",), splits={"train": 3, "val": 2})
+    shutil.rmtree(other / "ADM" / "imagenet_ai_0508_adm" / "val")
+    assert run("evaluate", str(made), f"data.genimage.root={other}", "data.cifake.limit.test=4") == 0
+    (judged,) = (made / "evaluations").iterdir()
+    test = pq.read_table(judged / "predictions" / "test.parquet")
+    assert Counter(test["data"].to_pylist()) == {"cifake": 4, "genimage": 6}

@@ -186,6 +186,46 @@ def test_genimage_says_where_a_folder_is_out_of_place(tmp_path):
         genimage.index(tmp_path / "d")
 
 
+@pytest.mark.parametrize("archives", [True, False])
+def test_the_folder_above_genimage_is_not_taken_for_one_generator(tmp_path, archives):
+    make_genimage(tmp_path / "GenImage", archives=archives)
+    with pytest.raises(DataError, match=rf"so it is no generator: type data\.root={tmp_path / 'GenImage'}$"):
+        genimage.index(tmp_path)
+
+
+@pytest.mark.parametrize("module", [forensynths, aigibench, univfd, wildrf, community_forensics])
+def test_the_folder_above_a_benchmark_is_not_taken_for_it(module, tmp_path):
+    MAKERS[module](tmp_path / "unpacked")
+    with pytest.raises(DataError, match=rf"type data\.root={tmp_path / 'unpacked'}, the folder that train"):
+        module.index(tmp_path)
+
+
+def test_a_folder_of_test_sets_may_hold_a_class_called_train(tmp_path):
+    tests = forensynths.index(make_forensynths(tmp_path) / "test")
+    assert {row["generator"] for row in rows(tests)} == {"progan", "biggan", "san"}
+
+
+def test_generators_below_a_folder_of_their_own_are_not_taken_for_one(tmp_path):
+    make_forensynths(tmp_path, tests=("CNN/progan/airplane", "CNN/biggan"))
+    with pytest.raises(DataError, match=r"test/CNN/progan/airplane/0_real lies too deep: .* Move progan/air"):
+        forensynths.index(tmp_path)
+
+
+def test_a_folder_of_another_layout_is_told_what_it_holds_and_what_to_type(tmp_path):
+    make_genimage(tmp_path / "a", generators=("ADM",), archives=False)
+    with pytest.raises(DataError, match=r"It holds ADM/train/ai: type data=genimage, or another data\.root"):
+        forensynths.index(tmp_path / "a")
+    make_wildrf(tmp_path / "b")
+    with pytest.raises(DataError, match=r"It holds test/facebook/0_real: type data=forensynths, univfd, "):
+        genimage.index(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "imagenet_glide.z01").write_bytes(b"")
+    with pytest.raises(DataError, match=r"It holds archives \(imagenet_glide\.z01\): unpack them"):
+        genimage.index(tmp_path / "c")
+    with pytest.raises(DataError, match=r"no <generator>/train2017 and no .*/val2017, but test, train, val"):
+        drct.index(tmp_path / "b")
+
+
 def test_genimage_keeps_and_counts_empty_files_and_takes_one_class_alone(tmp_path):
     make_genimage(tmp_path, generators=("ADM",), empty=2)
     index = made(genimage.index, tmp_path)
@@ -394,6 +434,19 @@ def test_missing_real_images_are_named_with_the_generators_that_need_them(tmp_pa
         r"'data\.index\.test_generators=\[biggan,guided,progan,san\]'",
     ):
         univfd.index(tmp_path)
+
+
+def test_shared_real_images_whose_folder_is_empty_are_missing(tmp_path):
+    make_univfd(tmp_path / "univfd")
+    for file in (tmp_path / "univfd/diffusion_datasets/laion/0_real").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"of ldm_200, glide_100_27, dalle are missing: .*0_real is empty\."):
+        univfd.index(tmp_path / "univfd")
+    root = make_drct(tmp_path / "drct", tmp_path / "MSCOCO")
+    for file in (tmp_path / "MSCOCO/val2017").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"are missing: .* has no val2017, or it is empty"):
+        drct.index(root)
 
 
 def test_drct_keeps_real_and_generated_images_under_roots_of_their_own(tmp_path):

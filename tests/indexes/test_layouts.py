@@ -1,5 +1,6 @@
 import ast
 import csv
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from tapetum.errors import ConfigError, DataError
 from tapetum.indexes import cifake, folder, manifest
+from tapetum.indexes.build import build
 from tests.layouts import make_cifake, make_folder, make_image, make_manifest
 
 LAYOUTS = Path(folder.__file__).parent
@@ -145,6 +147,19 @@ def test_cifake_groups_files_by_their_bytes(tmp_path):
         (0, None),
         (1, "stable_diffusion_v1_4"),
     }
+
+
+def test_a_folder_of_ones_own_is_cleared_of_copies_if_asked(tmp_path):
+    root = make_folder(tmp_path, splits={"train": 4, "val": 2, "test": 3})
+    (root / "train/real/same.jpg").write_bytes((root / "test/real/0000.jpg").read_bytes())
+    kept = build(folder.index, root=root, seed=0, cache=None, name="mine")
+    assert len(kept.rows("train")) == 9
+    cleared = build(partial(folder.index, copies="remove"), root=root, seed=0, cache=None, name="mine")
+    assert "train/real/same.jpg" not in cleared.column("path")
+    assert len(cleared.rows("train")) == 8
+    assert cleared.notes == {"exact duplicates of other splits removed from train": 1}
+    with pytest.raises(ConfigError, match=r"data\.index\.copies=drop: must be keep or remove"):
+        folder.index(root, copies="drop")
 
 
 def test_empty_files_are_copies_of_nothing(tmp_path):

@@ -56,6 +56,14 @@ def test_counts_name_classes_as_the_task_does(index):
     assert images.counts()["train"] == {"images": 2}
 
 
+def test_what_is_judged_is_the_test_split_or_all_of_a_data_set_without_one(index):
+    assert index.judged().column("split") == index.column("split")
+    untested = Index(index.table.filter([True, False, True, True]), index.roots, "")
+    assert untested.judged().column("split") == ["test"] * 3
+    joined = join({"a": index, "b": untested}).judged()
+    assert joined.column("split") == [*index.column("split"), "test", "test", "test"]
+
+
 def test_every_column_of_every_task_can_be_written_and_read():
     values = {
         "path": "a",

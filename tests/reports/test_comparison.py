@@ -254,6 +254,17 @@ def test_the_verdict_says_who_is_better_or_that_the_images_cannot_tell():
     assert told.startswith("The 200 test images can't tell lr=0.1 from lr=0.2")
 
 
+def test_the_verdict_names_what_else_differs_between_the_two():
+    first = judged("a", images=1)
+    found = comparison([first, judged("b", images=2, optimizer__lr=0.1, data__batch_size=7)])
+    labels = {group.label for group in found.groups}
+    left_out = "data.batch_size" if any(label.startswith("lr=") for label in labels) else "optimizer.lr"
+    assert found.verdict.endswith(f" They also differ in {left_out}.")
+    alone = comparison([first, judged("b", images=2, optimizer__lr=0.1)]).verdict
+    assert alone
+    assert "also differ" not in alone
+
+
 def test_other_data_of_equal_paths_is_not_paired():
     found = comparison([judged("a", data__root="/x/photos"), judged("b", data__root="/y/scans")])
     assert found.against[0].paired.reason == "they were judged on different data"

@@ -8,9 +8,9 @@ import pytest
 from tapetum.evaluation.detection import evaluate
 from tapetum.evaluation.published import own_figures, published
 from tapetum.evaluation.table import evaluation_table
-from tapetum.reports.evaluation_table import terminal_table, write_tables
+from tapetum.reports.evaluation_table import line_name, terminal_table, write_tables
 from tapetum.reports.matrix import heat_map, matrix, write_matrix
-from tapetum.reports.published import beside, published_table
+from tapetum.reports.published import beside, published_tables
 
 from evaluation.prediction_tables import predictions, random_predictions
 from reports.pages import printed
@@ -62,11 +62,46 @@ def test_published_rows_stand_beside_ones_own_and_say_what_they_are(tmp_path):
     mine = next(row for row in rows if row.own)
     assert mine.cells[head.index("ADM") - 2] == f"{100 * own['accuracy']['ADM']:.1f}"
     assert mine.cells[-1] == "–"
-    shown = printed(published_table("mine", table, own))
+    shown = "".join(printed(block) for block in published_tables("mine", table, own, 120))
     assert "published figures" in shown
     assert "→ mine" in shown
     write_tables(found, tmp_path, title="run", published=[("mine", table, own)])
     assert "GenImage README, Table 3" in (tmp_path / "table.md").read_text()
+
+
+GENIMAGE = published("genimage").generators
+
+
+def test_a_narrow_terminal_keeps_every_name_and_figure():
+    found = table_of(random_predictions(320, names=GENIMAGE))
+    text = printed(terminal_table(found, "run [x]"), width=80)
+    assert "run [x]" in text
+    assert max(map(len, text.splitlines())) <= 80
+    for line in found.lines:
+        cells = next(one for one in text.splitlines() if one.startswith(line_name(line)))
+        figures = [f"{100 * line.figures[name]:.1f}" for name in ("accuracy", "auroc", "ap")]
+        assert all(figure in cells for figure in figures), cells
+    assert "…" not in text
+
+
+def test_a_narrow_terminal_goes_on_with_the_published_columns_below():
+    table = published("genimage")
+    own = own_figures(table_of(random_predictions(320, names=GENIMAGE)), "", table)
+    blocks = [printed(block, width=80) for block in published_tables("mine", table, own, 80)]
+    assert len(blocks) == 2
+    text = "".join(blocks)
+    assert max(map(len, text.splitlines())) <= 80
+    mine = [cell for line in text.splitlines() if "→ mine" in line for cell in line.split()[2:]]
+    assert mine == [f"{100 * own['accuracy'][name]:.1f}" for name in (*table.generators, "mean")]
+
+
+def test_published_lines_without_a_figure_in_the_columns_shown_are_left_out():
+    table = published("univfd")
+    own = own_figures(table_of(random_predictions(80, names=("guided", "san"))), "", table)
+    text = "".join(printed(block) for block in published_tables("mine", table, own, 120))
+    assert "Effort" in text
+    assert "C2P-CLIP" not in text  # published as a mean only
+    assert "real_accuracy" not in text
 
 
 def config(*generators):
@@ -97,3 +132,8 @@ def test_the_matrix_has_a_row_a_choice_and_averages_seeds(tmp_path):
 
 def test_runs_without_a_choice_make_no_matrix():
     assert matrix([({"data": {"index": {}}}, figures(a=1.0)), (config("a"), figures(a=1.0))]) is None
+
+
+def test_an_evaluation_stands_in_the_row_of_what_its_run_was_trained_on():
+    runs = [({"data": {"index": {}}, "trained": config(name)}, figures(x=0.7)) for name in ("a", "b")]
+    assert matrix(runs).trained == ("a", "b")

@@ -197,6 +197,14 @@ def test_grey_images_have_thumbnails(tmp_path, dtype):
     assert 'alt="test/0.png"' in write_report(source, tmp_path).read_text(encoding="utf-8")
 
 
+def test_an_evaluation_does_not_say_that_its_training_failed(tmp_path):
+    page = read(
+        write_report(report(history=[], predictions={"test": predictions([0, 1], [-1.0, 1.0])}), tmp_path)
+    )
+    assert "Nothing was trained here" in page.text
+    assert "No checkpoint was chosen" not in page.text
+
+
 def test_a_run_that_crashed_before_its_first_epoch_has_a_page(tmp_path):
     page = read(write_report(report(history=[], limits=["crashed at epoch 0"]), tmp_path))
     assert page.problems == []

@@ -67,3 +67,10 @@ def test_runs_trained_on_one_generator_each_get_a_matrix(beside, tmp_path):
     assert [row[1] for row in rows[1:3]] == ["ADM", "BigGAN"]
     figure = found.groups[0].runs[0].metrics["test/generator/ADM/balanced_accuracy"]
     assert float(rows[1][rows[0].index("ADM")]) == pytest.approx(figure)
+
+
+def test_training_data_that_differ_are_no_other_test_images(beside):
+    found, _ = beside
+    assert len(found.groups) == 2
+    assert not [note for note in found.notes if "same data" in note]
+    assert "[ADM]" in printed(paired_table(found)), "brackets are no markup"

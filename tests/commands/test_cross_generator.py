@@ -1,0 +1,58 @@
+"""`experiment=cross_generator`: a job a generator, and what is said where data or weights are absent."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from tapetum.config.check import check_config
+from tapetum.config.compose import compose
+from tapetum.config.groups import option_names
+from tapetum.config.overrides import prepare
+from tapetum.errors import ConfigError
+from tapetum.indexes import genimage
+
+from commands.experiments import TINY, run
+from layouts import make_genimage
+
+RENDERED = ("synthetic", "synthetic_generators")
+FITTING = {
+    "timm_backbone": ["model.net.name=test_resnet.r160_in1k"],
+    "hf": ["data.index.positive=[FAKE]"],
+}
+
+
+def test_every_generator_of_genimage_becomes_one_job(tmp_path, monkeypatch):
+    make_genimage(tmp_path / "genimage", generators=genimage.GENERATORS, splits={"train": 2, "val": 1})
+    monkeypatch.setenv("TAPETUM_DATA", str(tmp_path))
+    started = []
+    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda job: started.append(job) or 1)
+    words = ["-m", "experiment=cross_generator", *TINY, f"paths.outputs={tmp_path / 'out'}"]
+    assert run("train", *words) == 1, "no job was really run"
+    indexes = [yaml.safe_load(job.config.read_text())["data"]["index"] for job in started]
+    assert [len(index["train_generators"]) for index in indexes] == [1] * 8
+    assert {index["train_generators"][0] for index in indexes} == set(genimage.GENERATORS)
+    assert {index["test_generators"] for index in indexes} == {None}, "each is tested on all"
+    listing = genimage.index(tmp_path / "genimage", train_generators=indexes[0]["train_generators"])
+    assert set(listing.table["generator"].to_pylist()) == set(genimage.GENERATORS)
+
+
+def pairs():
+    """Each model and each data set at least once: what is said of either does not depend on the other."""
+    models, data = option_names("model"), [one for one in option_names("data") if one not in RENDERED]
+    return [(model, data[place % len(data)]) for place, model in enumerate(models)]
+
+
+@pytest.mark.parametrize(("model", "data"), pairs())
+def test_absent_data_are_named_with_what_to_type(model, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAPETUM_DATA", str(tmp_path))
+    words = [f"model={model}", f"data={data}", *FITTING.get(model, []), *FITTING.get(data, [])]
+    with pytest.raises(ConfigError) as caught:
+        check_config(compose(prepare(words, multirun=False)))
+    (problem,) = [one for one in caught.value.problems if one.startswith("data.root=")]
+    assert (
+        f"data.root={tmp_path / data} does not exist: type data.root=DIR, or set TAPETUM_DATA=DIR" in problem
+    )
+    if data == "cifake":
+        assert f"tapetum download cifake {tmp_path / data}" in problem
+    elif data not in ("folder", "manifest", "hf", "tars"):
+        assert "it is published at https://github.com/" in problem

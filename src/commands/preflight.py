@@ -15,7 +15,7 @@ from torch import nn
 
 from ..config.build import build as build_part
 from ..config.check import check_imported
-from ..config.joined import places
+from ..config.joined import each, places
 from ..datamodules.detection import labels
 from ..datamodules.features import feature_problems, frozen_features
 from ..errors import ConfigError, TapetumError
@@ -56,9 +56,8 @@ class Preflight:
         if config["model"]["fit"] and not len(index.rows("val")):
             monitor = None
             limits.append(
-                "There is no validation split (data.val_fraction=0 and none on the disk): no best "
-                "checkpoint is chosen, nothing stops early, no threshold is fitted; the last weights are "
-                "what is tested."
+                f"There is no validation split ({_why_none(config)}): no best checkpoint is chosen, nothing "
+                f"stops early, no threshold is fitted; the last weights are what is tested."
             )
         elif config["model"]["fit"] and config["trainer"].get("limit_val_batches") == 0:
             monitor = None
@@ -227,6 +226,13 @@ def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
             f"trainer.precision=16-mixed"
         )
     return problems
+
+
+def _why_none(config: Mapping[str, Any]) -> str:
+    """What left the validation split empty."""
+    if any(one["data"]["val_fraction"] for one in each(config).values()):
+        return "none on the disk, and none of so few images was set aside: data.val_fraction=0.2 takes more"
+    return "data.val_fraction=0 and none on the disk"
 
 
 def _problems_of(build: Callable[[], object]) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.compose import compose_raw
 from ..config.overrides import prepare
 from ..errors import ConfigError
 from .hydra_flags import is_multirun, split
@@ -27,8 +28,8 @@ def sweep(arguments: Sequence[str]) -> int:
         raise ConfigError(
             "resume= goes on with one run; a sweep's job is resumed by itself: resume=SWEEP/NUMBER"
         )
-    directory = _directory(overrides)
-    if multirun:
+    directory = _directory(overrides) if multirun else None
+    if directory is not None:
         overrides.append(f"hydra.sweep.dir='{directory}'")
 
     @hydra.main(version_base="1.3", config_path="pkg://tapetum.conf", config_name="train")
@@ -44,10 +45,11 @@ def sweep(arguments: Sequence[str]) -> int:
         sys.argv = before
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
-        (directory / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own; sweep.yaml says the same
-        if directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
-    return summarise(directory) if multirun else 0
+        if directory is not None:
+            (directory / "multirun.yaml").unlink(missing_ok=True)  # Hydra's own; sweep.yaml says the same
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+    return 0 if directory is None else summarise(directory)
 
 
 def summarise(directory: Path) -> int:
@@ -70,10 +72,12 @@ def summarise(directory: Path) -> int:
 
 
 def _directory(overrides: Sequence[str]) -> Path:
-    """`<outputs>/sweeps/<name or 'sweep'>/<timestamp>-<6 hex>`."""
-    from ..runs.directory import stamp
+    """`<outputs>/sweeps/<name or 'sweep'>/<timestamp>-<6 hex>`, as conf/train.yaml has it.
 
-    given = dict(one.lstrip("+").split("=", 1) for one in overrides if "=" in one)
-    outputs = given.get("paths.outputs", os.environ.get("TAPETUM_OUTPUTS", "outputs"))
-    name = given.get("name", "sweep")
-    return Path(outputs.strip("'\"")) / "sweeps" / ("sweep" if "," in name else name.strip("'\"")) / stamp()
+    The name is that of the command line or the experiment; what the jobs differ in does not name a sweep.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    common = [one for one, read in zip(overrides, parsed, strict=True) if not read.is_sweep_override()]
+    return Path(str(compose_raw(common).hydra.sweep.dir))

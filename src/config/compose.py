@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -116,14 +115,10 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver("tapetum.sweep_dir", _sweep_dir, use_cache=True)
 
 
-@lru_cache(maxsize=1)
-def _stamp() -> str:
-    """`YYYY-mm-dd_HH-MM-SS-<6 hex>`, the same throughout a process, so that all jobs share one directory."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
-
-
 def _sweep_dir(outputs: str, name: str | None) -> str:
-    return f"{outputs}/sweeps/{name or 'sweep'}/{_stamp()}"
+    """Another one for each sweep; it is asked for once (`commands.sweep`), so that all jobs share it."""
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+    return f"{outputs}/sweeps/{name or 'sweep'}/{stamp}"
 
 
 def _missing_values(raw: Any) -> list[str]:

@@ -107,11 +107,13 @@ def _data_paths(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _origin(config: Mapping[str, Any]) -> str:
-    """Where the data are published, if their layout says so."""
+    """What fetches the data and where they are published, if their layout says so."""
     target = select(config, "data.index._target_")
     module = target.rpartition(".")[0] if isinstance(target, str) else ""
     found = constant(module, "ORIGIN") if module else None
-    return f"; it is published at {found}" if found else ""
+    command = constant(module, "FETCHED_BY") if module else None
+    fetched = f", or fetch it with {command} {select(config, 'data.root')}" if command else ""
+    return fetched + (f"; it is published at {found}" if found else "")
 
 
 def _thresholds(config: Mapping[str, Any]) -> Iterator[str]:

@@ -101,11 +101,14 @@ def test_a_config_of_a_sweep_is_finished_as_one_of_a_single_run():
     assert OmegaConf.to_container(raw, resolve=False) == before
 
 
-def test_a_sweeps_directory_is_the_same_throughout_a_process():
-    first, second = (compose_raw([f"seed={seed}"]).hydra.sweep.dir for seed in (1, 2))
-    assert first == second
-    assert re.fullmatch(r"outputs/sweeps/sweep/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{6}", first)
+def test_every_sweep_has_a_directory_of_its_own_called_by_its_name_or_its_experiments():
+    first, second = (compose_raw(["seed=1"]) for _ in range(2))
+    assert first.hydra.sweep.dir == first.hydra.sweep.dir != second.hydra.sweep.dir
+    pattern = r"outputs/sweeps/sweep/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{6}"
+    assert re.fullmatch(pattern, first.hydra.sweep.dir)
     assert compose_raw(["name=study"]).hydra.sweep.dir.startswith("outputs/sweeps/study/")
+    named = compose_raw(["experiment=cross_generator"]).hydra.sweep.dir
+    assert named.startswith("outputs/sweeps/cross_generator/")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -29,7 +29,8 @@ class InputSpec:
         both sides to size whatever the aspect ratio, `pad` scales the longer side to fit and fills with
         black, `tile` repeats an image that is smaller than size and leaves larger ones (NPR's
         `translate_duplicate`).
-    crop: (height, width) cut out of the resized image, centred outside training; None keeps it whole.
+    crop: (height, width) cut out of the resized image, centred outside training; None keeps it whole. Black
+        where the resized image is smaller, as torchvision's CenterCrop has it.
     interpolation: kernel of the resize, always antialiased except `nearest`.
     channels: 3 for RGB, 1 for grey or infrared.
     strict: whether Pillow resizes, to the bit, whatever backend is asked for: published detectors are

@@ -35,15 +35,22 @@ from tapetum.runs.directory import RunDirectory
 
 from fetching.hub_server import Hub, serving
 from layouts import (
+    make_aigcdetectbenchmark,
+    make_aigibench,
     make_cifake,
+    make_community_forensics,
+    make_drct,
     make_folder,
+    make_forensynths,
     make_genimage,
     make_hf,
     make_image,
     make_manifest,
+    make_peer_list,
     make_tar_of,
     make_tars,
     make_univfd,
+    make_wildrf,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +108,7 @@ def test_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: py
     fences = list(fences_of(ROOT / page))
     if not fences:
         return
-    _write_data(tmp_path)
+    _write_data(tmp_path, (ROOT / page).read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("TAPETUM_OUTPUTS", raising=False)
@@ -434,7 +441,8 @@ def _ours(page: str) -> str:
     return "\n".join(lines)
 
 
-def _write_data(folder: Path) -> None:
+def _write_data(folder: Path, text: str) -> None:
+    """The data that pages talk about; benchmarks where the text names them."""
     make_folder(folder / "photos", generated="generated", splits={"train": 8, "val": 4, "test": 4})
     for number, generator in enumerate(("midjourney", "flux")):
         splits = {"train": 6, "test": 2}
@@ -448,8 +456,20 @@ def _write_data(folder: Path) -> None:
     make_hf(folder / "hub_copy")
     make_tars(folder / "shards")
     make_tar_of(folder / "cifake", folder / "packed" / "cifake.tar")
-    make_genimage(folder / "bench" / "genimage")
-    make_univfd(folder / "bench" / "univfd")
+    if "bench/" in text:
+        _write_benchmarks(folder / "bench")
+
+
+def _write_benchmarks(folder: Path) -> None:
+    make_genimage(folder / "genimage")
+    make_forensynths(folder / "forensynths")
+    make_univfd(folder / "univfd")
+    make_aigcdetectbenchmark(folder / "aigcdetectbenchmark")
+    make_aigibench(folder / "aigibench")
+    make_wildrf(folder / "wildrf")
+    make_community_forensics(folder / "community_forensics", train=24)
+    make_drct(folder / "drct", folder / "MSCOCO")
+    make_peer_list(folder / "listed", file="list.json")
 
 
 _PLACEHOLDER = re.compile(r"…|<|[A-Z]{3,}|=(True|False|k)$|^(group|key)=|\bmy_|photo: |=\[?(package|a)\b")

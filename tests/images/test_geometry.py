@@ -107,6 +107,15 @@ def test_shortest_and_centre_crop_round_as_torchvision(size, short, crop):
     assert torch.equal(prepare(image, spec), v2.functional.center_crop(expected, list(crop)))
 
 
+@pytest.mark.parametrize("rule", ["none", "shortest", "squash", "pad", "tile"])
+def test_an_image_smaller_than_the_crop_gets_a_black_border_whatever_the_rule(rule):
+    image = noise(20, 17)
+    spec = InputSpec(None if rule == "none" else (24, 24), rule, (64, 70))
+    found = prepare(image, spec)
+    assert found.shape == (3, 64, 70)
+    assert torch.equal(found, v2.functional.center_crop(resize(image, spec), [64, 70]))
+
+
 def test_prepare_with_pillow_backend_is_pillow_then_crop():
     image = noise(61, 83)
     spec = InputSpec((32, 32), "shortest", (28, 30))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config.overrides import is_a_file
 from ..errors import TapetumError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if not arguments:
         raise TapetumError("tapetum report DIR…: name a run's directory, several, or a sweep's")
-    settings = [word for word in arguments if "=" in word and not Path(word).exists()]
+    settings = [word for word in arguments if "=" in word and not is_a_file(word)]
     if settings:
         raise TapetumError(
             f"tapetum report takes directories only, not {', '.join(settings)}: it shows what the runs have "

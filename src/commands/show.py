@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.joined import each, places, replaced
-from ..config.overrides import prepare
+from ..config.overrides import is_a_file, prepare
 from ..errors import ConfigError, DataError, ImageError, TapetumError, did_you_mean
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = [one for one in arguments if one.startswith("-")]
     if flags:
         raise ConfigError(f"{flags[0]} is a flag, and there are none: {_USAGE}")
-    places = [one for one in arguments if "=" not in one or Path(one).exists()]
+    places = [one for one in arguments if "=" not in one or is_a_file(one)]
     pages = [one for one in places if Path(one).suffix.lower() in (".html", ".htm")]
     runs = [one for one in places if one not in pages]
     for several in (pages, runs):

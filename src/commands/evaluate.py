@@ -14,7 +14,7 @@ from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.joined import places, replaced, with_own
 from ..config.overrides import is_a_file, prepare
-from ..errors import ConfigError, DataError, TapetumError
+from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,22 +108,17 @@ _MAY_CHANGE = ("data.", "trainer.", "paths.")
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
     """A network with given weights, or one that needs no training, on a data set; the new directory."""
-    from ..runs.building import build_module, build_network
     from ..runs.directory import stamp
-    from .weights import start_from
+    from .weights import module_as_given
 
     composed = compose(overrides)
     check_config(composed)
     config = composed.config
-    if config["model"]["fit"] and not config["weights"]:
-        raise TapetumError(
-            "tapetum evaluate needs a run (tapetum evaluate outputs/detection/…) or weights "
-            "(tapetum evaluate model=… weights=FILE data=…): this model has not been trained"
-        )
-    net = build_network(config)
-    if config["weights"]:
-        start_from(net, config["weights"], strict=True, allow=config["allow_targets"])
-    module = build_module(config, net, train=False)
+    module = module_as_given(
+        config,
+        "name a run (tapetum evaluate outputs/detection/…) or weights (tapetum evaluate model=… weights=FILE "
+        "data=…)",
+    )
     directory = Path(config["paths"]["outputs"]) / config["task"] / config["name"] / stamp()
     return _evaluate(config, module, directory, title=config["name"], threshold=None, trained_on=None)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import is_a_file, prepare
-from ..errors import ConfigError, TapetumError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..inference.files import Written
@@ -107,22 +107,16 @@ def from_weights(overrides: Sequence[str]) -> Predictor:
     config, CheckpointError where the weights don't fit.
     """
     from ..inference.predictor import Predictor
-    from ..runs.building import build_module, build_network
-    from .weights import start_from
+    from .weights import module_as_given
 
     composed = compose(prepare(overrides, multirun=False))
     check_config(composed)
-    config = composed.config
-    if config["model"]["fit"] and not config["weights"]:
-        raise TapetumError(
-            "this model has not been trained: name a run (tapetum predict RUN INPUT OUTPUT) or weights "
-            "(tapetum predict INPUT OUTPUT model=… weights=FILE)"
-        )
-    net = build_network(config)
-    if config["weights"]:
-        start_from(net, config["weights"], strict=True, allow=config["allow_targets"])
-    module = build_module(config, net, train=False)
-    return _placed(Predictor(module.eval(), config, {}, module.device))
+    module = module_as_given(
+        composed.config,
+        "name a run (tapetum predict RUN INPUT OUTPUT) or weights (tapetum predict INPUT OUTPUT model=… "
+        "weights=FILE)",
+    )
+    return _placed(Predictor(module.eval(), composed.config, {}, module.device))
 
 
 def _placed(predictor: Predictor) -> Predictor:

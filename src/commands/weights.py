@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.weights import load_weights
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TapetumError
 from ..modules.detection import DetectionModule
+from ..runs.building import build_module, build_network
 from ..runs.checkpoints import read_checkpoint
 from ..runs.loading import checkpoint_file, load_module, load_network, network_weights
 
@@ -39,6 +40,19 @@ class Origin:
     epoch: int | None = None
     step: int | None = None
     replaced: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+def module_as_given(config: Mapping[str, Any], otherwise: str) -> lightning.LightningModule:
+    """The module of a config that needs no training, or brings weights along, to predict with.
+
+    Raises TapetumError (`otherwise`) where there is neither, CheckpointError where the weights don't fit.
+    """
+    if config["model"]["fit"] and not config["weights"]:
+        raise TapetumError(f"this model has not been trained: {otherwise}")
+    net = build_network(config)
+    if config["weights"]:
+        start_from(net, config["weights"], strict=True, allow=config["allow_targets"])
+    return build_module(config, net, train=False)
 
 
 def begin_from(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -14,8 +15,11 @@ from timm.models import adapt_input_conv, is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError
+from ..images.geometry import InputSpec, ResizeRule
+from ..images.normalize import Statistics
 from .weights import load_state, read_state_dict
 
+_RESIZE_RULES: dict[str, ResizeRule] = {"center": "shortest", "squash": "squash", "border": "pad"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -81,6 +85,28 @@ def load_pretrained(tower: nn.Module, path: str, *, in_chans: int = 3) -> None:
             if f"{layer}.weight" in state:
                 state[f"{layer}.weight"] = _fold(in_chans, state[f"{layer}.weight"])
     load_state(tower, state, source=str(file), drop=_classifier_names(tower, config))
+
+
+def geometry(config: dict[str, Any], size: int | None, channels: Literal[1, 3]) -> InputSpec:
+    """How timm evaluates a model whose `pretrained_config` this is; size: of the crop, None for its own."""
+    height, width = (size, size) if size is not None else config["input_size"][1:]
+    scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
+    return InputSpec(
+        size=scaled,
+        resize=_RESIZE_RULES[config["crop_mode"]],
+        crop=(height, width),
+        interpolation=config["interpolation"],
+        channels=channels,
+    )
+
+
+def statistics(config: dict[str, Any], channels: int) -> Statistics:
+    """Mean and standard deviation a channel of a model whose `pretrained_config` this is."""
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if channels == len(mean):
+        return Statistics(mean, std)
+    # One grey channel stands for all of them, so it is centred and scaled by their average.
+    return Statistics((sum(mean) / len(mean),), (sum(std) / len(std),))
 
 
 def _from_hub(name: str, config: dict[str, Any], in_chans: int, sized: dict[str, Any]) -> nn.Module:

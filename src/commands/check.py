@@ -42,7 +42,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     check_config(composed, need_files=False)
     from ..images.geometry import with_geometry
     from ..indexes.walk import MissingFolder
-    from ..runs.building import build_index, build_network_on_meta, class_counts, parameter_counts
+    from ..runs.building import build_index, build_network_on_meta, parameter_counts
     from ..runs.memory import UnknownMemoryError, estimate
     from .preflight import Preflight, hardware_problems, index_problems, network_problems
     from .trackers import tracker_problems
@@ -89,7 +89,7 @@ def explain(composed: Composed) -> dict[str, Any]:
             raise ConfigError(problems)
         plan["data"] = {"root": places(config), "counts": index.counts(), "notes": dict(index.notes)}
         plan["limits"] = Preflight.of(config, index).limits
-        steps = _steps(config, sum(class_counts(index)))
+        steps = _steps(config, len(index.rows("train")))
     plan |= {
         "optimizer": _call(config["optimizer"]),
         "schedule": _call(config["scheduler"]),

@@ -17,8 +17,6 @@ from ..config.overrides import is_a_file, prepare
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from ..indexes.table import Index
 
 
@@ -98,7 +96,7 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
             loaded.module,
             directory,
             title=f"{config['name']} on {name}",
-            threshold=own.read_metrics().get("val/threshold"),
+            known=own.read_metrics(),
             trained_on=str(loaded.metadata["index"]),
         )
 
@@ -120,7 +118,7 @@ def evaluate_weights(overrides: Sequence[str]) -> Path:
         "data=…)",
     )
     directory = Path(config["paths"]["outputs"]) / config["task"] / config["name"] / stamp()
-    return _evaluate(config, module, directory, title=config["name"], threshold=None, trained_on=None)
+    return _evaluate(config, module, directory, title=config["name"], known={}, trained_on=None)
 
 
 def _evaluate(
@@ -129,7 +127,7 @@ def _evaluate(
     directory: Path,
     *,
     title: str,
-    threshold: float | None,
+    known: Mapping[str, float],
     trained_on: str | None,
 ) -> Path:
     """Predict, judge and report; on the Index that the run was trained on, its validation split, too."""
@@ -139,8 +137,9 @@ def _evaluate(
     from ..runs.building import build_datamodule
     from ..runs.directory import RunDirectory, create_run, write_json
     from ..runs.environment import environment
+    from ..tasks import task_of
     from .console import console, progress_to
-    from .finish import device_of, figures, infer, report_run, write_notes, write_results
+    from .finish import device_of, infer, report_run, write_notes, write_results
     from .memory import explained
     from .preflight import hardware_problems
 
@@ -150,48 +149,24 @@ def _evaluate(
     index, splits = _judged(config, trained_on)
     data = build_datamodule(config, index, module, progress_to(console, "decoding"))
     settings = config["trainer"]
+    task = task_of(config)
     try:
         fill_bank(module, data, device=device_of(settings), precision=str(settings["precision"]))
-        predictions = infer(module, data, splits, trainer=settings)
+        predictions = infer(task, module, data, splits, trainer=settings)
     except (RuntimeError, MemoryError) as error:
         raise explained(error, config, "predicting") from error
     run: RunDirectory = create_run(config, directory)
     run.checkpoints.rmdir()
     run.command.write_text(" ".join(sys.argv) + "\n")
     write_json(run.environment, environment())
-    metrics = figures(predictions, threshold=threshold, fit=False, own=getattr(module, "metrics", None))
+    metrics = task.figures(predictions, module, known=known)
     write_notes(run, index, data.bad)
     write_results(run, predictions, metrics)
     page = report_run(run, index.roots)
-    _tabulate(config, directory, predictions.get("test"), metrics, title)
+    for table in task.tabulate(predictions, metrics, config, directory, title=title, width=console.width):
+        console.print(table)
     console.print(f"written {directory}\nreport  {page}", highlight=False, soft_wrap=True)
     return directory
-
-
-def _tabulate(
-    config: Mapping[str, Any],
-    directory: Path,
-    test: pa.Table | None,
-    metrics: Mapping[str, float],
-    title: str,
-) -> None:
-    """Print the figures and write `table.{csv,json,md,tex}`; without a test split, print what there is."""
-    from ..evaluation.table import evaluation_table
-    from ..reports.evaluation_table import terminal_table, write_tables
-    from ..reports.published import published_beside, published_tables
-    from ..reports.terminal import metrics_table
-    from .console import console
-
-    console.print(metrics_table(metrics, title=title))
-    if test is None:
-        return
-    found = evaluation_table(test, metrics)
-    published = published_beside(found, config)
-    console.print(terminal_table(found, f"{title}: test"))
-    for method, table, own in published:
-        for block in published_tables(method, table, own, console.width):
-            console.print(block)
-    write_tables(found, directory, title=title, published=published)
 
 
 def _judged(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list[str]]:

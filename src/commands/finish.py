@@ -12,28 +12,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 
 from ..config.joined import each
 from ..datamodules.samplers import Shard
 from ..evaluation.advice import Advice, advise
-from ..evaluation.detection import evaluate
-from ..evaluation.predictions import read_predictions
 from ..images.sources import read_image
 from ..indexes.table import Index
-from ..inference.detect import detect
-from ..inference.predictions import detection_predictions, write_predictions
+from ..inference.predictions import write_predictions
 from ..inference.predictor import best_device
-from ..metrics.binary import fit_threshold
-from ..metrics.own import OwnMetric
+from ..reports.run import RunReport
 from ..runs.directory import RunDirectory, write_json
 from ..runs.ending import ending
 from ..runs.history import read_history
+from ..tasks import task_of
+from ..tasks.task import Task
 
 log = logging.getLogger("tapetum")
 
 
 def infer(
+    task: Task,
     module: Any,
     datamodule: Any,
     splits: Sequence[str],
@@ -41,25 +39,23 @@ def infer(
     trainer: Mapping[str, Any],
     device: torch.device | None = None,
 ) -> dict[str, pa.Table]:
-    """Predictions of each split that has images: split → table."""
+    """The tables that the task predicts for these splits: part → table."""
     device = device or device_of(trainer)
     module.to(device)  # where a loader has features to compute, it does so there
     found: dict[str, pa.Table] = {}
-    for split in splits:
-        if not len(datamodule.index.rows(split)):
-            continue
-        loader = datamodule.eval_dataloader(split, shard=Shard())  # this process predicts every image
-        limit = 1 if trainer.get("fast_dev_run") else trainer.get(f"limit_{split}_batches")
+    for part in task.parts(datamodule.index, splits):
+        loader = datamodule.eval_dataloader(part, shard=Shard())  # this process predicts every image
+        limit = 1 if trainer.get("fast_dev_run") else trainer.get(f"limit_{part}_batches")
         batches = loader if limit is None else _FirstBatches(loader, limit)
         if not len(batches):
-            log.info("%s: left out, trainer.limit_%s_batches=%s", split, split, limit)
+            log.info("%s: left out, trainer.limit_%s_batches=%s", part, part, limit)
             continue
-        detected = detect(module, batches, device=device, precision=str(trainer["precision"]))
-        found[split] = detection_predictions(
-            datamodule.index, detected.rows, detected.logits, module.thresholds
+        predicted = task.predict(
+            module, batches, datamodule.index, part, device=device, precision=str(trainer["precision"])
         )
+        found[part] = predicted.table
         log.info(
-            "%s: %d images predicted, %.0f images/s", split, len(detected.rows), detected.images_per_second
+            "%s: %d images predicted, %.0f images/s", part, len(predicted.table), predicted.images_per_second
         )
     return found
 
@@ -77,40 +73,6 @@ class _FirstBatches:
 
     def __iter__(self) -> Iterator[Any]:
         return islice(iter(self.loader), self.count)
-
-
-def figures(
-    predictions: Mapping[str, pa.Table],
-    *,
-    threshold: float | None = None,
-    fit: bool = True,
-    own: Mapping[str, OwnMetric] | None = None,
-) -> dict[str, float]:
-    """Flat metrics of every split; on test also at the threshold, given or (`fit`) fitted on val.
-
-    own: the module's `metrics`, what the user added under model.metrics.
-    """
-    metrics: dict[str, float] = {}
-    if threshold is None and fit:
-        threshold = fitted_threshold(predictions.get("val"))
-    for split, table in predictions.items():
-        test = split == "test"
-        found = evaluate(table, threshold=threshold if test else None, metrics=own, oracle=test)
-        metrics |= {f"{split}/{name}": value for name, value in found.items()}
-    if threshold is not None:
-        metrics["val/threshold"] = threshold
-    return metrics
-
-
-def fitted_threshold(validation: pa.Table | None) -> float | None:
-    """The logit with the best balanced accuracy on validation; None without one, or with one class only."""
-    if validation is None:
-        return None
-    labels, logits = validation["label"].to_numpy(), validation["logit"].to_numpy()
-    known = labels >= 0
-    if len(np.unique(labels[known])) < 2:
-        return None
-    return float(fit_threshold(torch.from_numpy(logits[known]), torch.from_numpy(labels[known])))
 
 
 def write_results(
@@ -179,15 +141,10 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
 
     roots: where thumbnails are looked for; without them, data.root of the run's config.
     """
-    from ..reports.run import RunReport, write_report
-
     config = run.read_config()
     metrics = run.read_metrics()
-    predictions = {
-        split: read_predictions(run.predictions(split))
-        for split in ("val", "test")
-        if run.predictions(split).is_file()
-    }
+    task = task_of(config)
+    predictions = read_parts(run, task)
     notes = json.loads((run.path / "notes.json").read_text()) if (run.path / "notes.json").is_file() else {}
     places = [*roots, *(Path(one["data"]["root"]).expanduser() for one in each(config).values())]
 
@@ -196,7 +153,7 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
         return read_image(root, path, channels=3, backend=config["data"]["decoder"]).permute(1, 2, 0).numpy()
 
     advice = what_to_try(run) if run.history.is_file() else None  # an evaluation trains nothing
-    return write_report(
+    return task.report(
         RunReport(
             title=config["name"],
             config=config,
@@ -227,16 +184,10 @@ def unfinished(run: RunDirectory) -> list[str]:
     return [f"The run {said}."] if said else []
 
 
-def show(metrics: Mapping[str, float], *, monitor: str | None, title: str, console: Console) -> None:
-    """The tables that a run ends with."""
-    from ..reports.terminal import generator_table, metrics_table, run_line
-
-    console.print(metrics_table(metrics, monitor=monitor, title=title))
-    generators = generator_table(metrics)
-    if generators is not None:
-        console.print(generators)
-    if run_line(metrics):
-        console.print(run_line(metrics), highlight=False)
+def read_parts(run: RunDirectory, task: Task) -> dict[str, pa.Table]:
+    """The Predictions tables that a run has: part → table, validation before test."""
+    found = sorted(run.path.glob("predictions/*.parquet"), key=lambda file: (file.stem == "test", file.stem))
+    return {file.stem: task.read(file) for file in found}
 
 
 def device_of(trainer: Mapping[str, Any]) -> torch.device:

@@ -16,25 +16,14 @@ from torch import nn
 from ..config.build import build as build_part
 from ..config.check import check_imported
 from ..config.joined import each, places
-from ..datamodules.detection import labels
 from ..datamodules.features import feature_problems, frozen_features
 from ..errors import ConfigError, TapetumError
 from ..images.geometry import with_geometry
 from ..indexes.table import Index
 from ..runs.building import build_index, build_network_on_meta, parameter_counts
 from ..runs.gradual_unfreeze import unfreeze_problems
+from ..tasks import task_of
 from .trackers import tracker_problems
-
-_OF_BOTH_CLASSES = (
-    "auroc",
-    "ap",
-    "balanced_accuracy",
-    "f1",
-    "precision",
-    "recall",
-    "real_accuracy",
-    "fake_accuracy",
-)
 
 
 @dataclass(frozen=True)
@@ -155,21 +144,13 @@ def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
 
 def index_problems(config: Mapping[str, Any], index: Index) -> list[str]:
     """An empty training split, or a schedule that needs the validation split which there is not."""
-    problems = []
+    problems: list[str] = []
     if config["model"]["fit"] and not len(index.rows("train")):
         problems.append(
             f"the train split of {places(config)} is empty, so there is nothing to fit: give it "
             f"images (data.roots.train=DIR), or evaluate the model as it is with model.fit=false"
         )
-    monitor = config["train"]["monitor"]
-    validation = labels(index)[index.rows("val")]
-    one_class = len(validation) > 0 and validation.min() == validation.max()
-    if config["model"]["fit"] and one_class and monitor.removeprefix("val/") in _OF_BOTH_CLASSES:
-        problems.append(
-            f"the val split has images of one class only ({len(validation)}, all "
-            f"{index.class_name(validation[0])}), where train.monitor={monitor} is not defined: type "
-            f"train.monitor=val/loss train.mode=min, or set more aside with data.val_fraction=0.2"
-        )
+    problems += task_of(config).problems(config, index)
     schedule = str((config["scheduler"] or {}).get("_target_", ""))
     follows = schedule.endswith((".ReduceLROnPlateau", ".plateau"))
     unseen = not len(index.rows("val")) or config["trainer"].get("limit_val_batches") == 0

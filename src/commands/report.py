@@ -87,35 +87,26 @@ def runs_below(directories: Sequence[Path]) -> list[Path]:
 
 
 def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
-    from ..evaluation.detection import Interval, intervals
-    from ..evaluation.paired import Judged
-    from ..evaluation.predictions import read_predictions
     from ..reports.compare import RunSummary
     from ..reports.labels import run_name
     from ..runs.directory import RunDirectory
     from ..runs.history import read_history
-    from .finish import unfinished
+    from ..tasks import task_of
+    from .finish import read_parts, unfinished
 
     run = RunDirectory(path)
     config = run.read_config()
     metrics = run.read_metrics()
-    bounds: dict[str, Interval] = {}
-    judged: Judged | None = None
-    for split in ("val", "test"):
-        if run.predictions(split).is_file():
-            table = read_predictions(run.predictions(split))
-            threshold = metrics.get("val/threshold") if split == "test" else None
-            found = intervals(table, threshold=threshold)
-            bounds |= {f"{split}/{name}": value for name, value in found.items()}
-            judged = Judged(table, threshold) if split == "test" else judged
+    task = task_of(config)
+    predictions = read_parts(run, task)
     history = read_history(run.history) if run.history.is_file() else []
     return RunSummary(
         name=run_name(path, among),
         config=config,
         history=history,
         metrics=metrics,
-        intervals=bounds,
-        judged=judged,
+        intervals=task.intervals(predictions, metrics),
+        judged=task.judged(predictions, metrics),
         unfinished="; ".join(unfinished(run)).removeprefix("The run ").removesuffix("."),
     )
 

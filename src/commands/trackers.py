@@ -9,21 +9,17 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, TapetumError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from lightning.pytorch.loggers import Logger
 
-    from ..indexes.table import Index
     from ..runs.directory import RunDirectory
-    from ..runs.trackers import FinishedRun, Sample, Status
+    from ..runs.trackers import FinishedRun, Status
 
 log = logging.getLogger("tapetum")
-
-_LARGEST = 512  # pixels, the longer side of a sample
 
 
 def tracker_problems(config: Mapping[str, Any]) -> list[str]:
@@ -86,28 +82,6 @@ def hand_over(loggers: Sequence[Logger], finished: FinishedRun) -> None:
             )  # fmt: skip
 
 
-def samples(
-    predictions: Mapping[str, pa.Table], index: Index, decoder: Literal["fast", "pillow"]
-) -> list[Sample]:
-    """The images that the report shows as most confidently wrong, at most 512 pixels wide and high."""
-    from ..evaluation.curves import most_confidently_wrong
-    from ..reports.sections import CLASSES, WORST
-    from ..runs.trackers import Sample
-
-    split = next((split for split in ("test", "val") if split in predictions), None)
-    found = []
-    for row in most_confidently_wrong(predictions[split], WORST).to_pylist() if split else []:
-        try:
-            image = _image(index, row["index"], decoder)
-        except (TapetumError, OSError) as error:
-            log.warning("%s is not shown to the trackers: %s", row["path"], error)
-            continue
-        what = " ".join(filter(None, (CLASSES[row["label"]], row["generator"])))
-        caption = f"{row['path']}: {what}, probability of generated {row['probability']:.3f}"
-        found.append(Sample(row["path"], caption, image))
-    return found
-
-
 def _check(node: Mapping[str, Any]) -> None:
     from ..runs.trackers import require
 
@@ -132,17 +106,3 @@ def _built(node: Mapping[str, Any], run: RunDirectory, config: Mapping[str, Any]
     asked = inspect.signature(locate(node["_target_"], allow)).parameters
     built: Logger = build(node, allow=allow, **({"directory": run.path} if "directory" in asked else {}))
     return built
-
-
-def _image(index: Index, row: int, decoder: Literal["fast", "pillow"]) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    from ..images.sources import read_image
-
-    root, path = index.location(row)
-    image = Image.fromarray(
-        read_image(root, path, channels=3, backend=decoder).permute(1, 2, 0).contiguous().numpy()
-    )
-    image.thumbnail((_LARGEST, _LARGEST))
-    return np.asarray(image)

@@ -138,12 +138,14 @@ def _execute(
     """Fit, predict, evaluate, report, and hand the finished files to the trackers."""
     import lightning
 
+    from ..tasks import task_of
     from .console import console, progress_to
-    from .finish import advice_line, figures, infer, report_run, show, write_notes, write_results
+    from .finish import advice_line, infer, report_run, write_notes, write_results
     from .memory import explained
     from .weights import start_from
 
     lightning.seed_everything(config["seed"], workers=False, verbose=False)
+    task = task_of(config)
     wired = _Wired(run, config, checked, progress_to(console, "decoding"), loggers, began)
     if config["model"]["fit"]:
         wired.fit(checkpoint)
@@ -157,10 +159,10 @@ def _execute(
     try:
         if not config["model"]["fit"]:
             wired.fill()
-        predictions = infer(wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
+        predictions = infer(task, wired.module, wired.data, ("val", "test"), trainer=config["trainer"])
     except (RuntimeError, MemoryError) as error:
         raise explained(error, config, "predicting") from error
-    metrics = figures(predictions, own=getattr(wired.module, "metrics", None))
+    metrics = task.figures(predictions, wired.module)
     metrics |= wired.summary(best)
     write_notes(run, checked.index, wired.data.bad, checked.limits)
     write_results(run, predictions, metrics)
@@ -168,7 +170,8 @@ def _execute(
     if loggers:
         wired.hand_over(metrics, predictions, best)
     monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
-    show(metrics, monitor=monitor, title=config["name"], console=console)
+    for table in task.tables(metrics, monitor=monitor, title=config["name"]):
+        console.print(table, highlight=False)
     if not config["trainer"].get("fast_dev_run"):
         if said := advice_line(run):
             log.info(said)
@@ -351,9 +354,10 @@ class _Wired:
     ) -> None:
         """Give what the run has become to its trackers."""
         from ..runs.trackers import FinishedRun
-        from .trackers import hand_over, samples
+        from ..tasks import task_of
+        from .trackers import hand_over
 
-        shown = samples(predictions, self.checked.index, self.config["data"]["decoder"])
+        shown = task_of(self.config).samples(predictions, self.checked.index, self.config["data"]["decoder"])
         logged = frozenset(self.history.columns)
         step = self.trainer.global_step
         hand_over(self.trainer.loggers[1:], FinishedRun(self.run, step, metrics, logged, best, shown))
@@ -364,10 +368,12 @@ class _Wired:
         from ..runs.progress import TrainingProgress
         from ..runs.resume import GeneratorState
         from ..runs.throughput import Throughput
+        from ..tasks import task_of
         from .trainer_parts import configured_callbacks
 
         monitor, mode = self.checked.monitor, self.config["train"]["mode"]
-        facts = {"index": self.checked.index.fingerprint, "generators": self.checked.index.generators()}
+        index = self.checked.index
+        facts = {"index": index.fingerprint, **task_of(self.config).facts(index)}
         describe = DescribeCheckpoint(self.config, facts, monitor, mode, began=self.began)
         self.stop = StopOnSignal(self.run.checkpoints / "last.ckpt")
         found: list[lightning.Callback] = [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..backbones.weights import load_weights
 from ..errors import CheckpointError, TapetumError
-from ..modules.detection import DetectionModule
+from ..modules.network import NetworkModule
 from ..runs.building import build_module, build_network
 from ..runs.checkpoints import read_checkpoint
 from ..runs.loading import checkpoint_file, load_module, load_network, network_weights
@@ -64,7 +64,7 @@ def begin_from(
     in the run's checkpoints from here on.
     """
     origin = start_from(module.net, weights, allow=allow)  # type: ignore[arg-type]
-    if isinstance(module, DetectionModule):
+    if isinstance(module, NetworkModule):
         module.stored_here |= origin.replaced
     return {
         "path": str(origin.path),

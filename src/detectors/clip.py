@@ -17,7 +17,6 @@ from ..backbones.freezing import KeepsFrozen, freeze
 from ..errors import ConfigError
 from ..images.geometry import InputSpec
 from ..images.normalize import Normalize
-from .timm_backbone import geometry, statistics
 
 TIMM = "timm/"
 """A backbone that begins so is a vision transformer of timm: timm/vit_base_patch32_clip_224.openai."""
@@ -327,8 +326,8 @@ def vision_tower(name: str, pretrained: bool | str) -> tuple[nn.Module, int, Inp
         config = timm_tower.pretrained_config(timm_name)
         tower = timm_tower.create(timm_name, pretrained=pretrained)
         stages.stages(tower)  # refuses what is no vision transformer
-        normalize = Normalize(*statistics(config, 3))
-        return tower, timm_tower.width(tower), geometry(config, None, 3), normalize
+        normalize = Normalize(*timm_tower.statistics(config, 3))
+        return tower, timm_tower.width(tower), timm_tower.geometry(config, None, 3), normalize
     spec, figures = clip.preprocessing(name)
     vision = clip.create_vision(name, pretrained=pretrained)
     return vision, vision.visual_projection.out_features, spec, Normalize(*figures)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +10,7 @@ from torch import Tensor, nn
 from ..backbones import freezing, timm_tower
 from ..backbones.frozen import weights_hash
 from ..errors import ConfigError
-from ..images.geometry import InputSpec, ResizeRule
-from ..images.normalize import Normalize, Statistics
-
-RESIZE_RULES: dict[str, ResizeRule] = {"center": "shortest", "squash": "squash", "border": "pad"}
+from ..images.normalize import Normalize
 
 
 class TimmBackbone(freezing.KeepsFrozen):
@@ -49,8 +45,8 @@ class TimmBackbone(freezing.KeepsFrozen):
         config = timm_tower.pretrained_config(name)
         self.name = name
         self.pretrained = pretrained
-        self.input_spec = geometry(config, size, channels)
-        self.normalize = Normalize(*statistics(config, channels))
+        self.input_spec = timm_tower.geometry(config, size, channels)
+        self.normalize = Normalize(*timm_tower.statistics(config, channels))
         self.backbone = timm_tower.create(name, pretrained=pretrained, in_chans=channels, image_size=size)
         self.classifier = nn.Sequential(
             nn.Linear(timm_tower.width(self.backbone), hidden),
@@ -103,25 +99,3 @@ class TimmBackbone(freezing.KeepsFrozen):
                 "nothing of TimmBackbone is frozen as it stands, so there are no features to keep: type "
                 "model.net.freeze=true, or data.cache=decoded"
             )
-
-
-def geometry(config: dict[str, Any], size: int | None, channels: Literal[1, 3]) -> InputSpec:
-    """How timm evaluates a model whose `pretrained_config` this is; size: of the crop, None for its own."""
-    height, width = (size, size) if size is not None else config["input_size"][1:]
-    scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
-    return InputSpec(
-        size=scaled,
-        resize=RESIZE_RULES[config["crop_mode"]],
-        crop=(height, width),
-        interpolation=config["interpolation"],
-        channels=channels,
-    )
-
-
-def statistics(config: dict[str, Any], channels: int) -> Statistics:
-    """Mean and standard deviation a channel of a model whose `pretrained_config` this is."""
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    if channels == len(mean):
-        return Statistics(mean, std)
-    # One grey channel stands for all of them, so it is centred and scaled by their average.
-    return Statistics((sum(mean) / len(mean),), (sum(std) / len(std),))

@@ -39,15 +39,24 @@ class StepBuffer:
     images: int = 0
     seen: int = 0
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, step: int) -> None:
-        """Keep references to one batch's scalar loss, logits [B], labels [B] and Index rows [B].
+    def add(
+        self,
+        loss: Tensor,
+        rows: Tensor,
+        step: int,
+        *,
+        logits: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        """Keep references to one batch's scalar loss and Index rows [B].
 
-        step: optimizer steps taken before this batch.
+        step: optimizer steps taken before this batch. logits, labels: [B] each, where hits are counted.
         """
         self.losses.append(loss.detach())
-        self.logits.append(logits.detach())
-        self.labels.append(labels)
         self.rows.append(rows)
+        if logits is not None and labels is not None:
+            self.logits.append(logits.detach())
+            self.labels.append(labels)
         self.steps.append(step)
 
     def flush(self) -> tuple[float, int] | None:
@@ -61,11 +70,10 @@ class StepBuffer:
         if not torch.isfinite(losses).all():
             first = int((~torch.isfinite(losses)).nonzero()[0])
             raise NonFiniteLossError(float(losses[first]), self.steps[first], self.rows[first].tolist())
-        labels = torch.cat(self.labels)
-        hits = int(((torch.cat(self.logits) > 0) == (labels == 1)).sum())
         sizes = torch.tensor([len(rows) for rows in self.rows])
         self.loss_sum += float((losses * sizes).sum())
-        self.hits += hits
+        if self.logits:
+            self.hits += int(((torch.cat(self.logits) > 0) == (torch.cat(self.labels) == 1)).sum())
         self.images += int(sizes.sum())
         self.seen += int(sizes.sum())
         mean, images = float(losses.mean()), int(sizes.sum())
@@ -73,7 +81,10 @@ class StepBuffer:
         return mean, images
 
     def epoch(self) -> tuple[float, float]:
-        """Mean loss and accuracy over the epoch's images so far; NaN before the first."""
+        """Mean loss and accuracy over the epoch's images so far; NaN before the first.
+
+        The accuracy is 0 where no hits were counted.
+        """
         if not self.images:
             return float("nan"), float("nan")
         return self.loss_sum / self.images, self.hits / self.images

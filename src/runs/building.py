@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import nn
 
@@ -136,11 +137,13 @@ def build_datamodule(
 
 
 def class_counts(index: Index) -> list[int]:
-    """Training images of class 0 and class 1."""
-    from ..datamodules.detection import labels
-
-    values = labels(index)[index.rows("train")]
-    return [int((values == label).sum()) for label in (0, 1)]
+    """Training images of each label from 0 to the largest in the Index, at least of 0 and 1."""
+    labels = index.table.column("label").fill_null(-1).to_numpy()
+    train = labels[index.rows("train")]
+    counts: list[int] = np.bincount(
+        train[train >= 0], minlength=max(2, int(labels.max(initial=-1)) + 1)
+    ).tolist()
+    return counts
 
 
 def parameter_counts(net: nn.Module) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import nn
 from ..backbones.blocks import blocks
 from ..backbones.freezing import frozen_parts, trainable_names, unfreeze
 from ..errors import ConfigError, TrainingError, did_you_mean
-from ..modules.detection import DetectionModule
+from ..modules.network import NetworkModule
 
 log = logging.getLogger("tapetum")
 
@@ -68,10 +68,10 @@ class GradualUnfreeze(Callback):
         """Lightning's hook, before the optimizer is built and a checkpoint is loaded."""
         if stage != "fit":
             return
-        if not isinstance(module, DetectionModule):
+        if not isinstance(module, NetworkModule):
             raise ConfigError(
                 f"callbacks.gradual_unfreeze needs a module that knows what will train later, such as "
-                f"DetectionModule, but this is a {type(module).__name__}"
+                f"NetworkModule, but this is a {type(module).__name__}"
             )
         if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
             raise ConfigError(
@@ -135,7 +135,7 @@ class GradualUnfreeze(Callback):
             raise TrainingError(
                 f"{type(module).__name__}.configure_optimizers leaves out {len(left)} tensors that "
                 f"callbacks.gradual_unfreeze will unfreeze ({_shown(left)}): pass them to build_optimizer as "
-                f"`later`, as DetectionModule does"
+                f"`later`, as NetworkModule does"
             )
 
 

@@ -6,7 +6,13 @@ from tapetum.modules.buffers import NonFiniteLossError, StepBuffer
 
 
 def add(buffer, loss, logits, labels, rows, step=0):
-    buffer.add(torch.tensor(loss), torch.tensor(logits), torch.tensor(labels), torch.tensor(rows), step)
+    buffer.add(
+        torch.tensor(loss),
+        torch.tensor(rows),
+        step,
+        logits=torch.tensor(logits),
+        labels=torch.tensor(labels),
+    )
 
 
 def test_sums_weigh_batches_by_their_images_across_flushes():

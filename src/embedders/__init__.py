@@ -1,0 +1,1 @@
+"""Networks: image to unit vector; one file an architecture."""

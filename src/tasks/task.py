@@ -1,0 +1,96 @@
+"""What the verbs ask of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ..evaluation.detection import Interval
+from ..evaluation.paired import Judged
+from ..indexes.table import Index
+from ..reports.run import RunReport
+from ..runs.trackers import Sample
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A Predictions table, and how fast it came."""
+
+    table: pa.Table
+    images_per_second: float
+
+
+class Task(ABC):
+    """A task in one place, for those who must not know which one it is."""
+
+    @abstractmethod
+    def facts(self, index: Index) -> dict[str, Any]:
+        """What each checkpoint says of the data, besides the Index's fingerprint; plain values."""
+
+    @abstractmethod
+    def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
+        """What keeps this Index from being learnt from as the config has it."""
+
+    def parts(self, index: Index, splits: Sequence[str]) -> list[str]:
+        """The tables to predict for these splits, in order; splits without images are left out."""
+        return [split for split in splits if len(index.rows(split))]  # type: ignore[arg-type]
+
+    @abstractmethod
+    def predict(
+        self, module: Any, batches: Any, index: Index, part: str, *, device: torch.device, precision: str
+    ) -> Predicted:
+        """The table of one part, of the batches of `datamodule.eval_dataloader(part)`."""
+
+    @abstractmethod
+    def figures(
+        self, predictions: Mapping[str, pa.Table], module: Any, *, known: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Flat metrics of all tables.
+
+        known: figures of the run whose weights are evaluated elsewhere; None where they are chosen here.
+        """
+
+    @abstractmethod
+    def read(self, path: Path) -> pa.Table:
+        """A Predictions table of this task from its file, checked; raises DataError."""
+
+    @abstractmethod
+    def report(self, source: RunReport, out: Path) -> Path:
+        """Write the report of a run; the page's path."""
+
+    @abstractmethod
+    def tables(self, metrics: Mapping[str, float], *, monitor: str | None, title: str) -> list[Any]:
+        """What a run ends with on the terminal, as rich renderables."""
+
+    @abstractmethod
+    def samples(self, predictions: Mapping[str, pa.Table], index: Index, decoder: Any) -> list[Sample]:
+        """Images worth looking at, for trackers."""
+
+    @abstractmethod
+    def tabulate(
+        self,
+        predictions: Mapping[str, pa.Table],
+        metrics: Mapping[str, float],
+        config: Mapping[str, Any],
+        directory: Path,
+        *,
+        title: str,
+        width: int,
+    ) -> list[Any]:
+        """Write the tables of an evaluation beside its figures; what to print of them."""
+
+    def intervals(
+        self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]
+    ) -> dict[str, Interval]:
+        """95 % bounds of figures, by their names."""
+        return {}
+
+    def judged(self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]) -> Judged | None:
+        """The test images with what became of them, to compare runs image by image."""
+        return None

@@ -31,6 +31,7 @@ from tapetum.datamodules.dataset import ImageDataset
 from tapetum.datamodules.decoded import decoded_cache
 from tapetum.datamodules.detection import DetectionDataModule
 from tapetum.datamodules.loader import ImageLoader
+from tapetum.datamodules.reading import ImageReader
 from tapetum.images.augment import Augment
 from tapetum.images.geometry import InputSpec
 from tapetum.images.normalize import IMAGENET, Normalize
@@ -202,7 +203,7 @@ def _difference(
 def _cache(index: Index, cache: Path, reads: int) -> Goal:
     """Images of one size by Pillow, by us, and out of memory-mapped uint8; random order."""
     index_rows = np.random.default_rng(1).permutation(np.resize(np.arange(len(index)), reads))
-    decoded = decoded_cache(index, SQUASHED, Augment(), backend="fast", cache=cache)
+    decoded = decoded_cache(ImageReader(index), SQUASHED, Augment(), cache=cache)
     plain, kept = (_dataset(index, source) for source in (None, decoded))
     resize = transforms.Resize((224, 224))
 
@@ -238,7 +239,7 @@ def _cache(index: Index, cache: Path, reads: int) -> Goal:
 
 
 def _dataset(index: Index, decoded: object) -> ImageDataset:
-    return ImageDataset(index, SQUASHED, Augment(), seed=0, columns={}, decoded=decoded)  # type: ignore[arg-type]
+    return ImageDataset(ImageReader(index), SQUASHED, Augment(), seed=0, columns={}, decoded=decoded)  # type: ignore[arg-type]
 
 
 def _each(run: Callable[[int], object], rows: NDArray[np.int64]) -> None:

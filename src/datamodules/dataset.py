@@ -15,12 +15,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import DataError, ImageError
 from ..images.augment import Augment, sample_seed
-from ..images.decode import Backend
 from ..images.geometry import InputSpec
-from ..images.sources import read_image
-from ..indexes.table import Index
 from .decoded import DecodedCache
 from .features import FeatureCache
+from .reading import Reader
 
 OnBadImage = Literal["raise", "skip"]
 
@@ -51,6 +49,7 @@ def identity(loaded: Any) -> Any:
 class ImageDataset(Dataset[LoadedBatch]):
     """Whole batches by key: `dataset.__getitems__([(epoch, row), …])`.
 
+    reader: the Index's rows as images, before geometry.
     columns: int64 [len(index)] each, copied into the batch by row under their names.
     on_bad_image: `raise` a DataError that names the file, or `skip` it: the batch is smaller by one, down to
         an empty list of images, and the row and its reason are in `bad`.
@@ -59,25 +58,23 @@ class ImageDataset(Dataset[LoadedBatch]):
 
     def __init__(
         self,
-        index: Index,
+        reader: Reader,
         spec: InputSpec,
         augment: Augment,
         *,
         seed: int,
         columns: Mapping[str, NDArray[np.int64]],
-        backend: Backend = "fast",
         on_bad_image: OnBadImage = "raise",
         decoded: DecodedCache | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         if on_bad_image not in ("raise", "skip"):
             raise DataError(f"unknown value data.on_bad_image={on_bad_image}: raise, skip")
-        self.index = index
+        self.reader = reader
         self.spec = spec
         self.augment = augment
         self.seed = seed
         self.columns = dict(columns)
-        self.backend = backend
         self.on_bad_image = on_bad_image
         self.decoded = decoded
         self.features = features
@@ -91,15 +88,13 @@ class ImageDataset(Dataset[LoadedBatch]):
             return LoadedBatch({}, {}, str(error))
 
     def resized(self, row: int) -> Tensor:
-        """uint8 [C, h, w] after the resize rule, before augmentation and crop.
+        """[C, h, w] in the reader's dtype, after the resize rule, before augmentation and crop.
 
         Raises ImageError where the image can't be read.
         """
         if self.decoded is not None:
             return self.decoded.image(row)
-        root, path = self.index.location(row)
-        image = read_image(root, path, channels=self.spec.channels, backend=self.backend)
-        return self.augment.resize(image, self.spec, self.backend)
+        return self.augment.resize(self.reader(row), self.spec, self.reader.backend)
 
     def _load(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
         rows: list[int] = []
@@ -142,7 +137,7 @@ class ImageDataset(Dataset[LoadedBatch]):
         """The reason for which a row is left out; DataError where none may be."""
         if self.on_bad_image == "skip":
             return str(error)
-        root, path = self.index.location(row)
+        root, path = self.reader.index.location(row)
         raise DataError(
             f"image {root / path} can't be used: {error}. Mend or remove it, or leave such images out (they "
             f"are counted and listed in the run) with data.on_bad_image=skip"
@@ -163,7 +158,7 @@ def _gather(images: Iterator[Tensor], at_most: int) -> Tensor | list[Tensor]:
     out: Tensor | None = None
     for number, image in enumerate(images):
         if out is None:
-            out = _empty((at_most, *image.shape))
+            out = _empty((at_most, *image.shape), image.dtype)
         if not several and image.shape == out.shape[1:]:
             out[number].copy_(image)
             continue
@@ -172,10 +167,11 @@ def _gather(images: Iterator[Tensor], at_most: int) -> Tensor | list[Tensor]:
     return several if several or out is None else out[: number + 1]
 
 
-def _empty(size: tuple[int, ...]) -> Tensor:
-    """uint8, in shared memory inside a worker so that a batch is copied once only."""
+def _empty(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """In shared memory inside a worker, so that a batch is copied once only."""
     if get_worker_info() is None:
-        return torch.empty(size, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(size))  # type: ignore[no-untyped-call]
-    empty = torch.tensor([], dtype=torch.uint8)
+        return torch.empty(size, dtype=dtype)
+    length = math.prod(size) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(length)  # type: ignore[no-untyped-call]
+    empty = torch.tensor([], dtype=dtype)
     return empty.set_(storage, 0, size)  # type: ignore[call-overload,no-any-return]

@@ -1,4 +1,4 @@
-"""Decoded pixels, kept: every image is decoded and resized once, then read from memory-mapped uint8."""
+"""Decoded pixels, kept: every image is decoded and resized once, then read memory-mapped."""
 
 from __future__ import annotations
 
@@ -18,31 +18,39 @@ from torch import Tensor
 
 from ..errors import ConfigError, ImageError
 from ..images.augment import Augment
-from ..images.decode import Backend
 from ..images.geometry import InputSpec
-from ..images.sources import read_image
-from ..indexes.table import Index
 from .kept import Progress, identity_of, kept_at, no_room
+from .reading import Reader
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
+_FILES: dict[str, np.dtype[Any]] = {
+    "pixels.u8": np.dtype(np.uint8),
+    "pixels.f32": np.dtype(np.float32),
+}
 _CHUNK = 64  # images a thread takes at a time, and after which progress is told
 
 
 class DecodedCache:
-    """uint8 [n, C, h, w] of an Index's images after the resize rule; read-only, safe across processes."""
+    """[n, C, h, w] of an Index's images after the resize rule, as the reader gave them: uint8 or float32.
+
+    Read-only, safe across processes. Which of the two is told by the file: `pixels.u8` or `pixels.f32`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         described = json.loads((directory / "cache.json").read_text())
         self.shape: tuple[int, ...] = tuple(described["shape"])
         self.bad: dict[int, str] = {int(row): reason for row, reason in described["bad"].items()}
-        self._pixels: NDArray[np.uint8] | None = None
+        self._file = next(directory / name for name in _FILES if (directory / name).is_file())
+        self._pixels: Pixels | None = None
 
     def image(self, row: int) -> Tensor:
-        """uint8 [C, h, w]; ImageError where the image could not be decoded when the cache was built."""
+        """[C, h, w]; ImageError where the image could not be decoded when the cache was built."""
         if row in self.bad:
             raise ImageError(self.bad[row])
         if self._pixels is None:
-            self._pixels = np.memmap(self.directory / "pixels.u8", np.uint8, "r", shape=self.shape)
+            self._pixels = np.memmap(self._file, _FILES[self._file.name], "r", shape=self.shape)
         return torch.from_numpy(np.array(self._pixels[row]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,63 +58,58 @@ class DecodedCache:
 
 
 def decoded_cache(
-    index: Index,
+    reader: Reader,
     spec: InputSpec,
     augment: Augment,
     *,
-    backend: Backend,
     cache: Path,
     progress: Progress | None = None,
 ) -> DecodedCache:
-    """The cache of this index under this geometry, built first if it is not there yet.
+    """The cache of what this reader gives under this geometry, built first if it is not there yet.
 
     Built beside its final place under a lock and then renamed: an interrupted build leaves nothing behind
     that could be taken for a cache. Raises ConfigError where images keep different sizes after the resize,
     DataError where the disk has no room for it or where the index does not know its files.
     """
-    identity = identity_of(index, spec, augment, backend)
-    with kept_at(cache, "decoded", identity) as directory:
+    with kept_at(cache, "decoded", identity_of(reader, spec, augment)) as directory:
         if not (directory / "cache.json").is_file():
-            _build(directory, index, spec, augment, backend, progress)
+            _build(directory, reader, spec, augment, progress)
     return DecodedCache(directory)
 
 
 def _build(
-    directory: Path,
-    index: Index,
-    spec: InputSpec,
-    augment: Augment,
-    backend: Backend,
-    progress: Progress | None,
+    directory: Path, reader: Reader, spec: InputSpec, augment: Augment, progress: Progress | None
 ) -> None:
-    shape = (len(index), *_first_shape(index, spec, augment, backend))
+    first = _first(reader, spec, augment)
+    shape = (len(reader.index), *first.shape)
+    name = next(name for name, kind in _FILES.items() if kind == first.numpy().dtype)
+    size = math.prod(shape) * _FILES[name].itemsize
     unfinished = directory.with_suffix(".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        _reserve(unfinished / "pixels.u8", math.prod(shape))
-        pixels = np.memmap(unfinished / "pixels.u8", np.uint8, "r+", shape=shape)
-        bad = _decode_all(pixels, index, spec, augment, backend, progress)
+        _reserve(unfinished / name, size)
+        pixels: Any = np.memmap(unfinished / name, _FILES[name], "r+", shape=shape)
+        bad = _decode_all(pixels, reader, spec, augment, progress)
         pixels.flush()
         described = {"shape": list(shape), "bad": {str(row): bad[row] for row in sorted(bad)}}
         (unfinished / "cache.json").write_text(json.dumps(described))
     except OSError as error:
-        raise no_room("decoded images", math.prod(shape), directory, error.strerror) from error
+        raise no_room("decoded images", size, directory, error.strerror) from error
     finally:
         if not (unfinished / "cache.json").is_file():
             shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.replace(directory)
 
 
-def _first_shape(index: Index, spec: InputSpec, augment: Augment, backend: Backend) -> tuple[int, int, int]:
+def _first(reader: Reader, spec: InputSpec, augment: Augment) -> Tensor:
     """[C, h, w] that the resize rule makes of the first readable image; all others have to be like it."""
-    for row in range(len(index)):
+    for row in range(len(reader.index)):
         try:
-            image = _resized(index, row, spec, augment, backend)
+            return _resized(reader, row, spec, augment)
         except ImageError:
             continue
-        return image.shape[0], image.shape[1], image.shape[2]
-    return spec.channels, 1, 1  # nothing can be read, and each row says why
+    return torch.zeros(reader.channels, 1, 1, dtype=torch.uint8)  # nothing can be read, and each row says why
 
 
 def _reserve(file: Path, length: int) -> None:
@@ -119,12 +122,7 @@ def _reserve(file: Path, length: int) -> None:
 
 
 def _decode_all(
-    pixels: NDArray[np.uint8],
-    index: Index,
-    spec: InputSpec,
-    augment: Augment,
-    backend: Backend,
-    progress: Progress | None,
+    pixels: Pixels, reader: Reader, spec: InputSpec, augment: Augment, progress: Progress | None
 ) -> dict[int, str]:
     """Fill the rows of pixels; what could not be decoded, row → reason."""
     total = len(pixels)
@@ -134,9 +132,9 @@ def _decode_all(
         stop = min(start + _CHUNK, total)
         for row in range(start, stop):
             try:
-                resized = _resized(index, row, spec, augment, backend)
+                resized = _resized(reader, row, spec, augment)
                 if resized.shape != pixels.shape[1:]:
-                    raise _other_size(index.location(row)[1], resized.shape, pixels.shape[1:], spec)
+                    raise _other_size(reader.index.location(row)[1], resized.shape, pixels.shape[1:], spec)
                 pixels[row] = resized.numpy()
             except ImageError as error:
                 bad[row] = str(error)
@@ -152,9 +150,8 @@ def _decode_all(
     return bad
 
 
-def _resized(index: Index, row: int, spec: InputSpec, augment: Augment, backend: Backend) -> Tensor:
-    root, path = index.location(row)
-    return augment.resize(read_image(root, path, channels=spec.channels, backend=backend), spec, backend)
+def _resized(reader: Reader, row: int, spec: InputSpec, augment: Augment) -> Tensor:
+    return augment.resize(reader(row), spec, reader.backend)
 
 
 def _other_size(path: str, shape: Sequence[int], first: Sequence[int], spec: InputSpec) -> ConfigError:

@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import lightning
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..images.augment import Augment
 from ..images.decode import Backend
 from ..images.geometry import InputSpec
 from ..indexes.table import Index
-from .dataset import ImageDataset, OnBadImage
-from .decoded import DecodedCache, decoded_cache
-from .features import FeatureCache, feature_cache, feature_problems
+from .dataset import OnBadImage
+from .images import ImageDataModule
 from .kept import Progress
-from .loader import ImageLoader
-from .samplers import (
-    EpochBatchSampler,
-    EpochSampler,
-    OrderedBatchSampler,
-    Rows,
-    SamplerName,
-    Shard,
-    balanced_weights,
-)
-
-Split = Literal["train", "val", "test"]
+from .samplers import EpochBatchSampler, EpochSampler, Rows, SamplerName, balanced_weights
 
 
-class DetectionDataModule(lightning.LightningDataModule):
+class DetectionDataModule(ImageDataModule):
     """Batches of `DetectionBatch` out of an Index with a `label` column.
 
-    augment is used on the training split only; evaluation sees the plain geometry of input_spec.
-    cache: `decoded` keeps pixels, `features` what the frozen part of a network returns; batches then have
-        `features` instead of images.
-    network: whose features these are (a `backbones.frozen.FrozenFeatures`), with its final frozen weights and
-        on its device by the time that a loader is asked for. precision: of the run, as the Trainer names it.
+    sampler: None shuffles, `class_balanced` and `generator_balanced` draw with replacement. The rest is
+    ImageDataModule's.
     """
 
     def __init__(
@@ -64,124 +46,44 @@ class DetectionDataModule(lightning.LightningDataModule):
         network: nn.Module | None = None,
         precision: str = "32-true",
     ) -> None:
-        super().__init__()
-        if cache == "features":
-            problems = feature_problems(network, augment)
-            if problems:
-                raise ConfigError(problems)
-        self.index = index
-        self.input_spec = input_spec
-        self.augment = augment
-        self.seed = seed
-        self.cache_dir = cache_dir
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.cache = cache
-        self.on_bad_image: OnBadImage = on_bad_image
-        self.decoder: Backend = decoder
-        self.sampler = sampler
-        self.progress = progress
-        self.network = network
-        self.precision = precision
-        self.bad: dict[int, str] = {}
-        """Rows that could not be read and were left out, with the reason; filled while loaders are read."""
-        self._cache_key: str | None = None
-        self._columns = {"labels": labels(index), "generators": index.codes("generator")[0]}
-
-    def train_dataloader(self) -> ImageLoader:
-        """Shuffled, augmented, resumable in the middle of an epoch."""
-        rows = self.index.rows("train")
-        # Lightning's overfit_batches takes the first batches of each epoch: they must stay the same ones.
-        repeat = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
-        sampler = EpochSampler(rows, seed=self.seed, weights=self._weights(rows), repeat=repeat)
-        return self._loader(EpochBatchSampler(sampler, self.batch_size, self._shard()), rows, self.augment)
-
-    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
-        """The validation split in order; an empty list where there is none."""
-        return self.eval_dataloader("val") if len(self.index.rows("val")) else []
-
-    def eval_dataloader(self, split: Split, *, shard: Shard | None = None) -> ImageLoader:
-        """Any split in order, without augmentation: what validation and inference read."""
-        rows = self.index.rows(split)
-        batches = OrderedBatchSampler(rows, self.eval_batch_size, shard or self._shard())
-        return self._loader(batches, rows, Augment())
-
-    def _loader(
-        self, batches: EpochBatchSampler | OrderedBatchSampler, rows: Rows, augment: Augment
-    ) -> ImageLoader:
-        decoded = None
-        if self.cache == "decoded":
-            decoded = decoded_cache(
-                self.index,
-                self.input_spec,
-                augment,
-                backend=self.decoder,
-                cache=self.cache_dir,
-                progress=self.progress,
-            )
-        features = self._features(batches, rows, augment) if self.cache == "features" else None
-        dataset = self._dataset(augment, self.on_bad_image, decoded, features)
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return ImageLoader(dataset, batches, num_workers=self.num_workers, pin_memory=on_gpu, bad=self.bad)
-
-    def _dataset(
-        self,
-        augment: Augment,
-        on_bad_image: OnBadImage,
-        decoded: DecodedCache | None = None,
-        features: FeatureCache | None = None,
-    ) -> ImageDataset:
-        return ImageDataset(
-            self.index,
-            self.input_spec,
-            augment,
-            seed=self.seed,
-            columns=self._columns,
-            backend=self.decoder,
+        super().__init__(
+            index,
+            input_spec,
+            augment=augment,
+            seed=seed,
+            cache_dir=cache_dir,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            cache=cache,
             on_bad_image=on_bad_image,
-            decoded=decoded,
-            features=features,
+            decoder=decoder,
+            progress=progress,
+            network=network,
+            precision=precision,
         )
+        self.sampler = sampler
+        self._labels = labels(index)
+        self._generators = index.codes("generator")[0]
 
-    def _features(
-        self, batches: EpochBatchSampler | OrderedBatchSampler, rows: Rows, augment: Augment
-    ) -> FeatureCache:
-        """The cache with the rows that these batches come from, in every epoch and every process."""
-        network: Any = self.network
-        few = 0 if self.trainer is None else int(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
-        if few:  # only so many batches will be looked at
-            rows = np.unique([row for keys in islice(batches, few) for _, row in keys])
+    def columns(self) -> dict[str, NDArray[np.int64]]:
+        """Labels and generators, as `DetectionBatch` has them."""
+        return {"labels": self._labels, "generators": self._generators}
 
-        def read(rows: Rows, bad: dict[int, str]) -> Iterable[Mapping[str, Any]]:
-            missing = OrderedBatchSampler(rows, self.eval_batch_size, Shard())
-            dataset = self._dataset(augment, "skip")
-            return ImageLoader(dataset, missing, num_workers=self.num_workers, pin_memory=False, bad=bad)
-
-        self._cache_key = self._cache_key or network.cache_key()
-        return feature_cache(
-            self.index,
-            self.input_spec,
-            augment,
-            network,
-            rows,
-            read=read,
-            weights=self._cache_key,
-            backend=self.decoder,
-            precision=self.precision,
-            cache=self.cache_dir,
-            progress=self.progress,
-        )
+    def train_batches(self, rows: Rows, *, repeat: bool) -> EpochBatchSampler:
+        """A permutation of the rows, or draws by weight."""
+        sampler = EpochSampler(rows, seed=self.seed, weights=self._weights(rows), repeat=repeat)
+        return EpochBatchSampler(sampler, self.batch_size, self.shard())
 
     def _weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
         if self.sampler is None:
             return None
         if self.sampler == "class_balanced":
-            return balanced_weights(self._columns["labels"][rows])
-        generators = self._columns["generators"][rows]
+            return balanced_weights(self._labels[rows])
+        generators = self._generators[rows]
         # Real images are half of what is drawn, and the generators share the other half equally.
         weights = np.zeros(len(rows))
-        real = self._columns["labels"][rows] == 0
+        real = self._labels[rows] == 0
         if not real.any() or real.all():
             raise DataError(
                 "data.sampler=generator_balanced needs real and generated images in the train split"
@@ -190,11 +92,6 @@ class DetectionDataModule(lightning.LightningDataModule):
         shares = balanced_weights(generators[~real])
         weights[~real] = 0.5 * shares / shares.sum()
         return weights
-
-    def _shard(self) -> Shard:
-        if self.trainer is None:
-            return Shard()
-        return Shard(self.trainer.global_rank, self.trainer.world_size)
 
 
 def labels(index: Index) -> NDArray[np.int64]:

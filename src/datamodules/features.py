@@ -25,10 +25,9 @@ from ..backbones.frozen import FrozenFeatures
 from ..backbones.precision import autocast
 from ..errors import ConfigError, DataError
 from ..images.augment import Augment
-from ..images.decode import Backend
 from ..images.geometry import InputSpec
-from ..indexes.table import Index
 from .kept import Progress, identity_of, kept_at, no_room
+from .reading import Reader
 from .samplers import Rows
 
 Read = Callable[[Rows, dict[int, str]], Iterable[Mapping[str, Any]]]
@@ -64,7 +63,7 @@ class FeatureCache:
 
 
 def feature_cache(
-    index: Index,
+    reader: Reader,
     spec: InputSpec,
     augment: Augment,
     network: nn.Module,
@@ -72,12 +71,11 @@ def feature_cache(
     *,
     read: Read,
     weights: str,
-    backend: Backend,
     precision: str,
     cache: Path,
     progress: Progress | None = None,
 ) -> FeatureCache:
-    """The cache of this index, geometry, network and precision, in which at least `rows` are kept.
+    """The cache of this reader, geometry, network and precision, in which at least `rows` are kept.
 
     network: a `FrozenFeatures`, on the device on which what is missing is computed; others wait for the
         process that is first. weights: its `cache_key()`.
@@ -91,7 +89,7 @@ def feature_cache(
         raise ConfigError(problems)
     device = next(network.parameters()).device
     identity = {
-        **identity_of(index, spec, augment, backend),
+        **identity_of(reader, spec, augment),
         "format": _FORMAT,
         "crop": spec.crop,
         "weights": weights,
@@ -129,7 +127,7 @@ def feature_problems(network: object, augment: Augment) -> list[str]:
 
 
 def frozen_features(network: FrozenFeatures, images: Tensor | list[Tensor]) -> Tensor:
-    """float [B, …] of images uint8 [B, C, H, W], or of a list of uint8 [C, h, w], on the network's device.
+    """float [B, …] of images [B, C, H, W], or of a list of [C, h, w], on the network's device.
 
     Raises ConfigError where images of different sizes have features of different shapes.
     """

@@ -13,18 +13,18 @@ from filelock import FileLock
 
 from ..errors import DataError
 from ..images.augment import Augment
-from ..images.decode import Backend
 from ..images.geometry import InputSpec
-from ..indexes.table import Index
+from .reading import Reader
 
 Progress = Callable[[int, int], None]
 
 
-def identity_of(index: Index, spec: InputSpec, augment: Augment, backend: Backend) -> dict[str, Any]:
+def identity_of(reader: Reader, spec: InputSpec, augment: Augment) -> dict[str, Any]:
     """What decides the pixels that the resize rule gives: the images as they are now, and the geometry.
 
     Raises DataError for an Index that does not know its files: nothing would tell that they have changed.
     """
+    index, read = reader.index, reader.identity()
     if not index.edition:
         raise DataError(
             "data.cache=decoded, like data.cache=features, needs an Index that knows when its files last "
@@ -37,9 +37,10 @@ def identity_of(index: Index, spec: InputSpec, augment: Augment, backend: Backen
         "enlarge": augment.enlarge,
         "resize": spec.resize,
         "interpolation": spec.interpolation,
-        "channels": spec.channels,
-        "decoder": backend,
+        "channels": reader.channels,
+        "decoder": reader.backend,
         "strict": spec.strict,
+        **({"reader": read} if read else {}),  # plain images have the keys that they always had
     }
 
 

@@ -16,13 +16,15 @@ from .geometry import InputSpec, center_crop, random_crop, resize
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 _MASK = 2**64 - 1
+_ROUNDING = 1e-4  # what a sum of interpolation weights may be beyond [0, 1]
 
 
 class Augment:
-    """Resize, change, crop, change again: uint8 [C, H, W] to uint8 [C, *spec.output_size].
+    """Resize, change, crop, change again: [C, H, W] to [C, *spec.output_size], uint8 or float32 in [0, 1].
 
-    before_crop, after_crop: callables on uint8 [C, H, W], such as torchvision's v2 transforms; they may draw
-        from the global generators of torch (CPU), `random` and numpy, which are seeded for each sample.
+    before_crop, after_crop: callables on [C, H, W] that return the dtype they were given, such as
+        torchvision's v2 transforms; they may draw from the global generators of torch (CPU), `random` and
+        numpy, which are seeded for each sample.
     enlarge: pixels added to both sides of spec.size, so that a random crop has room to move.
     crop: where the crop to spec.output_size lies; a spec without a fixed output size is not cropped.
 
@@ -57,19 +59,19 @@ class Augment:
     def __call__(self, image: torch.Tensor, spec: InputSpec, seed: int) -> torch.Tensor:
         """What `resize` returned, changed and cropped as `seed` (0 to 2**64 - 1, from `sample_seed`) says.
 
-        Raises DataError, naming the transform, where one returns other than uint8 with the same channels or,
-        after the crop to a fixed size, another size.
+        Raises DataError, naming the transform, where one returns another dtype, other channels, float32
+        outside [0, 1] or, after the crop to a fixed size, another size.
         """
         self._check(spec)
         if self.deterministic:
             return self._cropped(image, spec)
-        channels = image.shape[0]
+        channels, dtype = image.shape[0], image.dtype
         with _seeded(seed):
             for transform in self.before_crop:
-                image = _checked(transform(image), transform, channels, None)
+                image = _checked(transform(image), transform, channels, dtype, None)
             image = self._cropped(image, spec)
             for transform in self.after_crop:
-                image = _checked(transform(image), transform, channels, spec.output_size)
+                image = _checked(transform(image), transform, channels, dtype, spec.output_size)
         return image
 
     def _cropped(self, image: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -103,18 +105,29 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def _checked(
-    image: torch.Tensor, transform: Transform, channels: int, size: tuple[int, int] | None
+    image: torch.Tensor,
+    transform: Transform,
+    channels: int,
+    dtype: torch.dtype,
+    size: tuple[int, int] | None,
 ) -> torch.Tensor:
     name = getattr(transform, "__name__", None) or repr(transform)
     if not isinstance(image, torch.Tensor):
         raise DataError(f"the transform {name} returned a {type(image).__name__}, not a tensor")
     expected = (channels, *(size or image.shape[1:]))
-    if image.dtype != torch.uint8 or image.ndim != 3 or tuple(image.shape) != expected:
+    if image.dtype != dtype or image.ndim != 3 or tuple(image.shape) != expected:
         wanted = f"[{channels}, {size[0]}, {size[1]}]" if size else f"[{channels}, H, W]"
         raise DataError(
             f"the transform {name} returned {str(image.dtype).removeprefix('torch.')} {list(image.shape)}, "
-            f"expected uint8 {wanted}"
+            f"expected {str(dtype).removeprefix('torch.')} {wanted}"
         )
+    if dtype.is_floating_point and image.numel():
+        low, high = (float(end) for end in image.aminmax())
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise DataError(
+                f"the transform {name} returned values from {low:g} to {high:g}, expected float32 in [0, 1]: "
+                "clip them, and leave the normalising to the network"
+            )
     return image
 
 

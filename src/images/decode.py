@@ -1,4 +1,4 @@
-"""From the bytes of an image file to uint8 pixels, or to an `ImageError` that says why not.
+"""From the bytes of an image file to its pixels, or to an `ImageError` that says why not.
 
 Files come from the internet: the format is told by the first bytes, sizes are checked before anything is
 allocated, and an incomplete file is an error even where the decoding library would fill the rest with grey.
@@ -30,7 +30,8 @@ from ..errors import ConfigError, ImageError, did_you_mean
 
 Backend = Literal["fast", "pillow"]
 Format = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF"]
-_Pixels = npt.NDArray[np.uint8]
+_Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+_Channels = Literal[1, 3] | None  # None: as stored
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,23 @@ def decode(
     check_backend(backend)
     if channels not in (1, 3):
         raise ConfigError(f"channels={channels!r} cannot be decoded to: use 3 (RGB) or 1 (grey)")
+    return _decoded(data, channels, backend, limits)
+
+
+def decode_stored(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> torch.Tensor:
+    """One image file as it is stored, for infrared: uint8 [1 or 3, H, W] or uint16 [1, H, W], upright.
+
+    Files and errors are those of `decode`, but grey levels are neither scaled nor clipped: 16 bits stay 16,
+    12 bits lie in 0..4095, and only fewer than 8 (PNG, TIFF) are spread over 0..255. A TIFF in which 0 is
+    white is inverted, so that more is brighter everywhere. Palettes and other colours become RGB.
+
+    Also raises ImageError for 16-bit colour, of which Pillow keeps the high byte, and for pixels that are
+    partly transparent: what they would be over white is no level.
+    """
+    return _decoded(data, None, "fast", limits)
+
+
+def _decoded(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> torch.Tensor:
     limits.check_bytes(len(data))
     kind = sniff(data)
     try:
@@ -125,7 +143,7 @@ def check_backend(backend: str) -> None:
 # --- one function a format: (data, channels, backend, limits) -> (HWC pixels, EXIF orientation) ---
 
 
-def _decode_jpeg(data: bytes, channels: int, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
+def _decode_jpeg(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
     image = JpegImageFile(io.BytesIO(data))
     limits.check_pixels(*image.size)
     orientation = _orientation(image) if image.info.keys() & {"exif", "xmp"} else 1
@@ -133,7 +151,7 @@ def _decode_jpeg(data: bytes, channels: int, backend: Backend, limits: Limits) -
     # zeros passes. simplejpeg reports them, so it reads every JPEG, at an eighth of the size where only its
     # verdict counts.
     fast = backend == "fast" and image.layers in (1, 3)
-    grey = image.layers == 1 and channels == 1
+    grey = image.layers == 1 and channels != 3
     try:
         if fast:
             pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if grey else "RGB")
@@ -159,12 +177,12 @@ def _is_damage(warning: str) -> bool:
     return "premature end" in text or ("corrupt jpeg data" in text and "extraneous bytes" not in text)
 
 
-def _decode_png(data: bytes, channels: int, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
+def _decode_png(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
     image = PngImageFile(io.BytesIO(data))
     limits.check_pixels(*image.size)
     _check_png_chunks(data)
     image.load()
-    return _pixels_of(image, channels), _orientation(image)
+    return _pixels_of(image, channels, bits=16 if data[24] == 16 else 8), _orientation(image)
 
 
 def _check_png_chunks(data: bytes) -> None:
@@ -191,7 +209,7 @@ def _check_png_chunks(data: bytes) -> None:
         start = end
 
 
-def _decode_webp(data: bytes, channels: int, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
+def _decode_webp(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
     # Pillow's WebP allocates the canvas while opening: the size is read here first.
     expected = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < expected:
@@ -217,14 +235,14 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise ImageError(f"the WebP file is damaged: its first chunk is {name!r}")
 
 
-def _decode_bmp(data: bytes, channels: int, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
+def _decode_bmp(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
     image = BmpImageFile(io.BytesIO(data))
     limits.check_pixels(*image.size)
     image.load()
     return _pixels_of(image, channels), 1
 
 
-def _decode_tiff(data: bytes, channels: int, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
+def _decode_tiff(data: bytes, channels: _Channels, backend: Backend, limits: Limits) -> tuple[_Pixels, int]:
     image = TiffImageFile(io.BytesIO(data))
     limits.check_pixels(*image.size)
     bits = image.tag_v2.get(258, (1,))[0]
@@ -249,22 +267,43 @@ _DECODERS = {
 _EIGHT_BIT_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
 
-def _pixels_of(image: Image.Image, channels: int, *, bits: int = 16, inverted: bool = False) -> _Pixels:
-    """Loaded Pillow image to HWC uint8; `bits` and `inverted` (0 is white) concern 16-bit grey only."""
+def _pixels_of(image: Image.Image, channels: _Channels, *, bits: int = 8, inverted: bool = False) -> _Pixels:
+    """Loaded Pillow image to HWC uint8, or to uint16 where that is what is stored and asked for.
+
+    bits: of the file, where Pillow's mode does not tell. inverted: 0 is white; concerns 16-bit grey only.
+    """
     if image.mode.startswith("I;16"):
-        grey = _eight_bits(np.asarray(image), 4095 if bits == 12 else 65535)
+        top = 4095 if bits == 12 else 65535
+        if channels is None:
+            levels = np.asarray(image).astype(np.uint16)
+            return (top - levels if inverted else levels)[:, :, None]
+        grey = _eight_bits(np.asarray(image), top)
         return np.repeat((255 - grey if inverted else grey)[:, :, None], channels, axis=2)
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageError(
             f"its pixels have Pillow mode {image.mode}, which has no fixed range: "
             "save it as 8 or 16 bits, RGB or grey"
         )
+    if channels is None:
+        _check_levels(image, bits)
+        channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
     flat = _over_white(image) if image.has_transparency_data else image
     pixels = np.array(flat.convert("RGB" if channels == 3 else "L"))
     return pixels if channels == 3 else pixels[:, :, None]
 
 
-def _eight_bits(levels: npt.NDArray[Any], top: int) -> _Pixels:
+def _check_levels(image: Image.Image, bits: int) -> None:
+    """Raise where an image of 8 bits is not all that the file holds."""
+    if bits > 8:
+        raise ImageError(
+            f"its pixels are {bits}-bit {image.mode}, of which only the high byte can be read: "
+            "save it as 16-bit grey, one channel"
+        )
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ImageError("some of its pixels are transparent, and have no level: save it without alpha")
+
+
+def _eight_bits(levels: npt.NDArray[Any], top: int) -> npt.NDArray[np.uint8]:
     """0..top to 0..255, rounded."""
     return ((levels.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 

@@ -16,7 +16,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .decode import Backend
 from .geometry import scale
 
@@ -159,7 +159,13 @@ def _through_pillow(pixels: np.ndarray, name: str, **options: int | str) -> torc
 
 
 def _to_numpy(image: torch.Tensor) -> np.ndarray:
-    """CHW to contiguous HWC."""
+    """CHW to contiguous HWC, for the codecs."""
+    if image.dtype != torch.uint8:
+        kind = str(image.dtype).removeprefix("torch.")
+        raise DataError(
+            f"JPEG and WebP hold uint8 images, and this one is {kind}, as data.radiometry makes them: type "
+            "augment=thermal, or another augment without compression"
+        )
     pixels: np.ndarray = image.permute(1, 2, 0).contiguous().numpy()
     return pixels
 

@@ -86,7 +86,7 @@ def with_geometry(spec: InputSpec, geometry: Mapping[str, Any]) -> InputSpec:
 
 
 def prepare(image: torch.Tensor, spec: InputSpec, *, backend: Backend = "fast") -> torch.Tensor:
-    """uint8 [C, H, W] as a network sees it outside training: `resize`, then the centre crop if any."""
+    """[C, H, W] as a network sees it outside training: `resize`, then the centre crop if any."""
     resized = resize(image, spec, backend=backend)
     return resized if spec.crop is None else center_crop(resized, spec.crop)
 
@@ -94,12 +94,14 @@ def prepare(image: torch.Tensor, spec: InputSpec, *, backend: Backend = "fast") 
 def resize(
     image: torch.Tensor, spec: InputSpec, *, enlarge: int = 0, backend: Backend = "fast"
 ) -> torch.Tensor:
-    """uint8 [C, H, W] after the resize rule of `spec`, before any crop; may share memory with `image`.
+    """[C, H, W] after the resize rule of `spec`, before any crop; may share memory with `image`.
 
+    image: uint8, or float32 in [0, 1], which it stays: where bicubic overshoots, both end at black and white.
     enlarge: pixels added to both sides of spec.size, so that a random crop has room to move; resize `none`
         has no size and ignores it.
     backend: `fast` resizes with torch, within 1 level of Pillow on photographs (bicubic 2) and 1 more on
-        white noise; `pillow` gives the bits of the installed Pillow. torch works on rows first and then on
+        white noise; `pillow` gives the bits of the installed Pillow (float32: of its mode F, channel by
+        channel, within 1e-5 of torch's). torch works on rows first and then on
         columns. Pillow 13 takes columns first where the height shrinks more than the width: rounding, and
         where bicubic overshoots black or white also clipping, then differs between the two backends.
 
@@ -134,7 +136,7 @@ def scale(
     interpolation: Interpolation = "bilinear",
     backend: Backend = "fast",
 ) -> torch.Tensor:
-    """uint8 [C, H, W] scaled to exactly (height, width), antialiased except `nearest`; see `resize`."""
+    """[C, H, W] scaled to exactly (height, width), antialiased except `nearest`; see `resize`."""
     check_backend(backend)
     return _scale(image, size, interpolation, backend)
 
@@ -166,18 +168,30 @@ def _scale(image: torch.Tensor, size: Size, interpolation: Interpolation, backen
     if tuple(image.shape[-2:]) == size:
         return image
     _check_area(image, size)
-    # torch rounds ties of `nearest` differently, and its antialiased kernel fails an assertion for 1x1.
-    if backend == "pillow" or interpolation == "nearest" or size == (1, 1):
+    # torch rounds ties of `nearest` differently, and its antialiased kernels fail an assertion for 1x1 and
+    # repeat the first row of floats where the width becomes 1.
+    failing = size == (1, 1) or (size[1] == 1 and image.dtype == torch.float32)
+    if backend == "pillow" or interpolation == "nearest" or failing:
         return _scale_with_pillow(image, size, interpolation)
-    return F.interpolate(image[None], size, mode=interpolation, antialias=True)[0]
+    return _in_range(F.interpolate(image[None], size, mode=interpolation, antialias=True)[0])
 
 
 def _scale_with_pillow(image: torch.Tensor, size: Size, interpolation: Interpolation) -> torch.Tensor:
+    if image.dtype == torch.float32:  # Pillow has no colours of float: a mode F for each channel
+        planes = [Image.fromarray(plane) for plane in image.contiguous().numpy()]
+        kernel = Image.Resampling[interpolation.upper()]
+        resized = np.stack([np.array(plane.resize((size[1], size[0]), kernel)) for plane in planes])
+        return _in_range(torch.from_numpy(resized))
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     grey = pixels.shape[2] == 1
     picture = Image.fromarray(pixels[:, :, 0] if grey else pixels)
     scaled = np.array(picture.resize((size[1], size[0]), Image.Resampling[interpolation.upper()]))
     return torch.from_numpy(scaled)[None] if grey else torch.from_numpy(scaled).permute(2, 0, 1)
+
+
+def _in_range(image: torch.Tensor) -> torch.Tensor:
+    """uint8 as it is; float32 at most [0, 1], which bicubic leaves and sums of weights miss by a rounding."""
+    return image if image.dtype == torch.uint8 else image.clamp_(0, 1)
 
 
 def _shortest_size(height: int, width: int, short: int) -> Size:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tapetum.datamodules import decoded
+from tapetum.datamodules import reading
 from tapetum.datamodules.decoded import DecodedCache, decoded_cache
+from tapetum.datamodules.reading import ImageReader
 from tapetum.errors import ConfigError, DataError, ImageError
 from tapetum.images.augment import Augment
 from tapetum.images.geometry import InputSpec
@@ -35,7 +36,7 @@ def index(root):
 
 
 def cache_of(index, tmp_path, *, spec=SPEC, augment=None, **more) -> DecodedCache:
-    return decoded_cache(index, spec, augment or Augment(), backend="fast", cache=tmp_path / "cache", **more)
+    return decoded_cache(ImageReader(index), spec, augment or Augment(), cache=tmp_path / "cache", **more)
 
 
 def kept(tmp_path) -> list[str]:
@@ -88,7 +89,7 @@ def test_an_interrupted_build_leaves_nothing_and_does_not_wait_for_the_rest(tmp_
     index = build_index(make_folder(tmp_path / "many", splits={"train": 400, "test": 1}, size=16))
     seen, read = [], []
     # Looks on: every image is still read.
-    monkeypatch.setattr(decoded, "read_image", lambda *a, **k: (read.append(a), read_image(*a, **k))[1])
+    monkeypatch.setattr(reading, "read_image", lambda *a, **k: (read.append(a), read_image(*a, **k))[1])
 
     def interrupt(done: int, total: int) -> None:
         seen.append(done)
@@ -108,9 +109,10 @@ def test_a_killed_build_is_not_taken_for_a_cache(index, tmp_path):
     code = (
         "import os, pickle, signal, sys; from pathlib import Path;"
         "from tapetum.datamodules.decoded import decoded_cache; from tapetum.images.augment import Augment;"
+        "from tapetum.datamodules.reading import ImageReader;"
         "index, spec, cache = pickle.load(open(sys.argv[1], 'rb'));"
         "kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL);"
-        "decoded_cache(index, spec, Augment(), backend='fast', cache=cache, progress=kill)"
+        "decoded_cache(ImageReader(index), spec, Augment(), cache=cache, progress=kill)"
     )
     (tmp_path / "arguments").write_bytes(pickle.dumps((index, SPEC, tmp_path / "cache")))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "arguments")], check=False)

@@ -185,11 +185,11 @@ def test_dataset_survives_pickling_to_a_worker(index, tmp_path):
 def shares_of(index, tmp_path, sampler: str) -> dict[tuple[int, int], float]:
     loader = data_module(index, tmp_path, sampler=sampler).train_dataloader()
     counts: dict[tuple[int, int], int] = {}
-    module = data_module(index, tmp_path)
+    columns = data_module(index, tmp_path).columns()
     for epoch in range(80):
         loader.batch_sampler.sampler.set_epoch(epoch)
         for row in loader.batch_sampler.sampler.order():
-            key = (int(module._columns["labels"][row]), int(module._columns["generators"][row]))
+            key = (int(columns["labels"][row]), int(columns["generators"][row]))
             counts[key] = counts.get(key, 0) + 1
     return {key: count / sum(counts.values()) for key, count in counts.items()}
 

@@ -1,10 +1,13 @@
 """Augmentation: a function of the seed, and of nothing else."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from tapetum.config.build import build
 from tapetum.errors import ConfigError, DataError
 from tapetum.images.augment import Augment, sample_seed
 from tapetum.images.degradations import RandomGaussianBlur, RandomJpeg
@@ -14,6 +17,9 @@ from torchvision.transforms import v2
 FIXED = InputSpec((24, 24))
 CROPPED = InputSpec((32, 32), "shortest", (24, 20))
 FREE = InputSpec(None, "none")
+CONF = Path(__file__).parents[2] / "conf" / "augment"
+GROUPS = {file.stem for file in CONF.glob("*.yaml")}
+COMPRESSING = {"wang2020", "cnndetection"}
 
 
 def picture(height=60, width=50, channels=3):
@@ -143,6 +149,53 @@ def test_random_crop_moves_with_the_seed():
 def test_transform_that_returns_something_else_is_named(transform, message):
     with pytest.raises(DataError, match=message):
         Augment(after_crop=[v2.Identity(), transform])(picture(), FIXED, 0)
+
+
+def test_floats_stay_floats_and_are_changed_by_the_same_seed():
+    augment = Augment(enlarge=8, crop="random", after_crop=[v2.RandomHorizontalFlip(), v2.RandomInvert()])
+    resized = augment.resize(picture(), FIXED)
+    for seed in range(10):
+        shares = augment(resized.float() / 255, FIXED, seed)
+        assert shares.dtype == torch.float32
+        assert torch.allclose(shares * 255, augment(resized, FIXED, seed).float(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (v2.ToDtype(torch.uint8, scale=True), r"returned uint8 \[3, 24, 24\], expected float32"),
+        (
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+            r"Normalize\(.*returned values from -1 to 1, expected float32 in",
+        ),
+        (v2.Lambda(lambda image: image / 0), "returned values from nan to nan"),
+    ],
+)
+def test_transform_that_takes_floats_out_of_their_range_is_named(transform, message):
+    image = picture(24, 24).float() / 255
+    image[0, 0, :2] = torch.tensor([0.0, 1.0])
+    with pytest.raises(DataError, match=message):
+        Augment(after_crop=[v2.Identity(), transform])(image, FIXED, 0)
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS - COMPRESSING))
+def test_groups_without_compression_take_floats(group):
+    augment = build(yaml.safe_load((CONF / f"{group}.yaml").read_text()))
+    resized = augment.resize(picture().float() / 255, CROPPED)
+    for seed in range(6):
+        found = augment(resized, CROPPED, seed)
+        assert found.dtype == torch.float32
+        assert found.shape == (3, 24, 20)
+
+
+@pytest.mark.parametrize("group", sorted(COMPRESSING))
+def test_groups_with_compression_say_that_they_take_bytes(group):
+    config = yaml.safe_load((CONF / f"{group}.yaml").read_text())
+    for change in config["before_crop"]:
+        if "p" in change:
+            alone = build(config | {"before_crop": [change | {"p": 1.0}]})
+            with pytest.raises(DataError, match="float32"):
+                alone(alone.resize(picture().float() / 255, CROPPED), CROPPED, 0)
 
 
 def test_size_may_change_before_the_crop_and_where_none_is_fixed():

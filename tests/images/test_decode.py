@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from tapetum.errors import ConfigError, ImageError
-from tapetum.images.decode import Limits, decode, sniff
+from tapetum.images.decode import Limits, decode, decode_stored, sniff
+
+from images.handmade import encode, png, tiff
 
 BACKENDS = ("fast", "pillow")
 
@@ -27,51 +29,8 @@ def picture(height=54, width=43, seed=0):
     return (np.stack(planes, -1) + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
-def encode(image, kind, **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def hwc(tensor):
     return tensor.permute(1, 2, 0).numpy()
-
-
-def png(width, height, bits, color, rows, extra=b"", interlace=0):
-    """A PNG written by hand, for the kinds that Pillow does not write."""
-
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace)
-    data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def tiff(values, *, bits, sample_format=1, photometric=1, order="<"):
-    """A one-strip grey TIFF written by hand."""
-    height, width = values.shape
-    body = values.tobytes()
-    tags = [
-        (256, 3, width),
-        (257, 3, height),
-        (258, 3, bits),
-        (259, 3, 1),
-        (262, 3, photometric),
-        (273, 4, 8),
-        (277, 3, 1),
-        (278, 3, height),
-        (279, 4, len(body)),
-        (339, 3, sample_format),
-    ]
-    entries = b"".join(
-        struct.pack(order + "HHI", tag, kind, 1)
-        + (struct.pack(order + "HH", value, 0) if kind == 3 else struct.pack(order + "I", value))
-        for tag, kind, value in tags
-    )
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    directory = struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", 0)
-    return mark + struct.pack(order + "I", 8 + len(body)) + body + directory
 
 
 # --- the plain case, and bit identity ---
@@ -281,6 +240,82 @@ def test_animation_gives_its_first_frame():
         assert np.array_equal(hwc(decode(data)), picture(seed=0))
     data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert np.array_equal(hwc(decode(data)), picture(seed=0))
+
+
+# --- as stored ---
+
+
+@pytest.mark.parametrize("name", ["png 16", "jpeg grey", "bmp", "tiff lzw", "webp lossless", "png palette"])
+def test_stored_pixels_are_those_that_pillow_reads(name):
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(SAMPLES[name])))
+    expected = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    found = decode_stored(SAMPLES[name])
+    assert found.dtype == (torch.uint16 if name == "png 16" else torch.uint8)
+    assert np.array_equal(hwc(found), expected if expected.ndim == 3 else expected[..., None])
+
+
+@pytest.mark.parametrize(("order", "photometric"), [("<", 1), (">", 1), ("<", 0)])
+def test_stored_sixteen_bit_tiff_keeps_every_level_and_more_is_brighter(order, photometric):
+    values = np.arange(65536, dtype=order + "u2").reshape(256, 256)
+    found = decode_stored(tiff(values, bits=16, order=order, photometric=photometric))[0].numpy()
+    assert np.array_equal(found, values if photometric else 65535 - values)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_stored_eight_bits_where_zero_is_white_are_inverted(photometric):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    found = decode_stored(tiff(grey, bits=8, photometric=photometric))[0].numpy()
+    assert np.array_equal(found, grey if photometric else 255 - grey)
+
+
+def test_stored_twelve_bits_stay_twelve():
+    packed = np.frombuffer(bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x00]), np.uint8)  # 000, FFF, 800, 000
+    data = bytearray(tiff(packed.reshape(1, 6), bits=12))
+    at = data.index(struct.pack("<HHI", 256, 3, 1)) + 8
+    data[at : at + 2] = struct.pack("<H", 4)
+    assert decode_stored(bytes(data)).flatten().tolist() == [0, 4095, 2048, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_stored_levels_are_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    levels = Image.fromarray(np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000)
+    data = encode(levels, "PNG", exif=exif)
+    assert np.array_equal(decode_stored(data)[0], ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(1, 1, 16, 2, [bytes(6)]), "16-bit RGB, of which only the high byte can be read"),
+        (png(1, 1, 16, 6, [bytes(8)]), "16-bit RGBA, of which only the high byte"),
+        (png(1, 1, 16, 4, [bytes(4)]), "16-bit .*, of which only the high byte"),
+        (encode(Image.new("LA", (2, 2), (90, 254)), "PNG"), "some of its pixels are transparent"),
+        (encode(Image.new("RGBA", (2, 2), (9, 9, 9, 0)), "WEBP", lossless=True), "are transparent"),
+        (tiff(np.ones((4, 4), "<f4"), bits=32, sample_format=3), "Pillow mode F"),
+        (tiff(np.ones((4, 4), "<i2"), bits=16, sample_format=2), "signed 16-bit"),
+    ],
+)
+def test_stored_pixels_that_would_not_be_all_of_the_file_are_refused(data, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode_stored(data)
+
+
+def test_opaque_alpha_is_no_transparency():
+    assert decode_stored(encode(Image.new("LA", (2, 2), (90, 255)), "PNG")).tolist() == [[[90, 90]] * 2]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning", "ignore:Truncated File Read:UserWarning")
+@pytest.mark.parametrize("name", ["jpeg", "png 16", "webp", "bmp", "tiff lzw"])
+def test_stored_files_are_checked_as_all_are(name):
+    data = SAMPLES[name]
+    for wrong in (b"", data[:9], data[: len(data) // 2], data[:-5], b"GIF89a" + data):
+        with pytest.raises(ImageError):
+            decode_stored(wrong)
+    for limits in (Limits(max_pixels=779), Limits(max_bytes=len(data) - 1)):
+        with pytest.raises(ImageError, match="more than the"):
+            decode_stored(data, limits=limits)
 
 
 # --- orientation ---

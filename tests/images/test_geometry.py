@@ -171,6 +171,36 @@ def test_none_leaves_the_image():
     assert prepare(image, InputSpec(None, "none", (10, 30))).shape == (3, 10, 30)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    size=st.tuples(sides, sides),
+    target=st.one_of(st.tuples(sides, sides), st.tuples(sides, st.just(1)), st.tuples(st.just(1), sides)),
+    interpolation=st.sampled_from(list(FILTERS)),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 99),
+)
+def test_floats_are_scaled_as_pillow_scales_mode_f(size, target, interpolation, channels, seed):
+    image = noise(*size, channels, seed).float() / 255
+    expected = with_pillow(image, *target, interpolation).clamp(0, 1)
+    assert torch.equal(scale(image, target, interpolation=interpolation, backend="pillow"), expected)
+    fast = scale(image, target, interpolation=interpolation)
+    assert fast.dtype == torch.float32
+    assert torch.allclose(fast, expected, atol=1e-5)
+    assert float(fast.min()) >= 0
+    assert float(fast.max()) <= 1
+
+
+@pytest.mark.parametrize("rule", ["none", "shortest", "squash", "pad", "tile"])
+@pytest.mark.parametrize("backend", ["fast", "pillow"])
+def test_floats_take_the_way_of_bytes_under_every_rule(rule, backend):
+    image = noise(30, 41)
+    spec = InputSpec(None if rule == "none" else (36, 36), rule, (32, 34))
+    levels, shares = (prepare(one, spec, backend=backend) for one in (image, image.float() / 255))
+    assert shares.dtype == torch.float32
+    assert shares.shape == levels.shape
+    assert float((levels.float() / 255 - shares).abs().max()) < 2.5 / 255  # see `resize`
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [("squash", (42, 44)), ("shortest", (42, 84)), ("pad", (42, 44)), ("tile", (60, 60))],

@@ -325,3 +325,221 @@ def make_peer_list(root: Path, *, file: str = "list.csv", seed: int = 0) -> Path
         else:
             writer.writerows([("filename", "typ"), *rows])
     return root
+
+
+def make_infrared(
+    path: Path,
+    *,
+    kind: int,
+    seed: tuple[int, ...] | int = 0,
+    size: tuple[int, int] = (32, 32),
+    bits: int = 8,
+) -> Path:
+    """One thermal image of height x width pixels; kind is the direction of its warm stripes, to be learnt.
+
+    bits: 8, or 16 for counts around 8,000 as a 14-bit camera writes them; the ending says the format.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]].astype(float)
+    angle = kind * np.pi / 5
+    across = rows * np.sin(angle) + columns * np.cos(angle)
+    warmth = np.sin(across * (0.5 + 0.15 * kind) + rng.uniform(0, 6)) + rng.normal(0, 0.3, size)
+    level, gain = (8000 + rng.uniform(-300, 300), 150) if bits == 16 else (120 + rng.uniform(-15, 15), 35)
+    top, kept = (16383, np.uint16) if bits == 16 else (255, np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    Image.fromarray(np.clip(level + gain * warmth, 0, top).astype(kept)).save(path, **options)
+    return path
+
+
+def make_infrared_folder(
+    root: Path,
+    *,
+    splits: Mapping[str, int] | None = None,
+    classes: tuple[str, ...] = ("car", "person", "tank"),
+    suffix: str = ".png",
+    bits: int = 8,
+    size: tuple[int, int] = (32, 32),
+    seed: int = 0,
+) -> Path:
+    """`<split>/<class>/0000.png`, so many images a split and class; the split "" puts classes below root."""
+    for number, (split, count) in enumerate((SPLITS if splits is None else splits).items()):
+        for kind, name in enumerate(classes):
+            for image in range(count):
+                file = root / split / name / f"{image:04d}{suffix}"
+                make_infrared(file, kind=kind, seed=(seed, number, kind, image), size=size, bits=bits)
+    return root
+
+
+def make_solar_modules(
+    root: Path,
+    *,
+    classes: Mapping[str, int] | None = None,
+    copies: int = 0,
+    conflicts: int = 0,
+    seed: int = 0,
+) -> Path:
+    """`images/0.jpg`, 24 x 40 pixels, and `module_metadata.json`, so many images a class.
+
+    copies: so many of the first class are there twice. conflicts: so many more, the second time as the second
+        class.
+    """
+    classes = {"Cell": 30, "Hot-Spot": 30, "No-Anomaly": 60} if classes is None else classes
+    entries: dict[str, dict[str, str]] = {}
+    first, second = list(classes)[:2]
+
+    def add(name: str) -> Path:
+        path = f"images/{len(entries)}.jpg"
+        entries[str(len(entries))] = {"image_filepath": path, "anomaly_class": name}
+        return root / path
+
+    for kind, (name, count) in enumerate(classes.items()):
+        for image in range(count):
+            make_infrared(add(name), kind=kind, seed=(seed, kind, image), size=(40, 24))
+    for image in range(copies + conflicts):
+        original = (root / f"images/{image}.jpg").read_bytes()
+        add(first if image < copies else second).write_bytes(original)
+    (root / "module_metadata.json").write_text(json.dumps(entries))
+    return root
+
+
+def make_identity_folder(
+    root: Path, *, train: int = 6, known: int = 4, unknown: int = 2, seed: int = 0
+) -> Path:
+    """`gallery|probe|unknown_probe|train/<identity>_<camera>_<number>.png`, four images of each identity."""
+    places = {
+        "train": ("t", train),
+        "gallery": ("k", known),
+        "probe": ("k", known),
+        "unknown_probe": ("u", unknown),
+    }
+    for number, (folder, (letter, people)) in enumerate(places.items()):
+        for person in range(people):
+            for image in range(4):
+                file = root / folder / f"{letter}{person}_c{image % 2}_{image}.png"
+                make_infrared(file, kind=person, seed=(seed, number, person, image))
+    return root
+
+
+def make_sysu_mm01(
+    root: Path, *, people: Mapping[str, int] | None = None, images: int = 3, seed: int = 0
+) -> Path:
+    """`cam1…cam6/<identity>/0001.jpg` and `exp/{train,val,test}_id.txt`; who is on it is the kind."""
+    (root / "exp").mkdir(parents=True)
+    person = 0
+    for split, count in ({"train": 8, "val": 3, "test": 4} if people is None else people).items():
+        numbers = range(person + 1, person + 1 + count)
+        (root / "exp" / f"{split}_id.txt").write_text(",".join(map(str, numbers)) + "\n")
+        for person in numbers:
+            for camera in range(1, 7):
+                if (person + camera) % 7 == 0:
+                    continue  # nobody was before every camera
+                for image in range(1, images + 1):
+                    file = root / f"cam{camera}" / f"{person:04d}" / f"{image:04d}.jpg"
+                    make_infrared(file, kind=person, seed=(seed, person, camera, image))
+    return root
+
+
+def make_regdb(root: Path, *, people: int = 4, images: int = 3, trials: int = 2, seed: int = 0) -> Path:
+    """`idx/{train,test}_{visible,thermal}_<trial>.txt` and `Visible|Thermal/<person>/*.bmp`."""
+    (root / "idx").mkdir(parents=True)
+    for trial in range(1, trials + 1):
+        halves = {"train": range(people), "test": range(people, 2 * people)}
+        for split, chosen in (
+            halves.items() if trial % 2 else zip(halves, reversed(halves.values()), strict=True)
+        ):
+            for spectrum in ("visible", "thermal"):
+                lines = []
+                for label, person in enumerate(chosen):
+                    for image in range(images):
+                        path = (
+                            f"{spectrum.capitalize()}/{person + 1}/{spectrum[0]}_{image:05d}_{person + 1}.bmp"
+                        )
+                        kinds = (seed, person, spectrum == "visible", image)
+                        make_infrared(root / path, kind=person, seed=kinds)
+                        lines.append(f"{path} {label}\n")
+                (root / "idx" / f"{split}_{spectrum}_{trial}.txt").write_text("".join(lines))
+    return root
+
+
+def make_llcm(root: Path, *, train: int = 6, test: int = 3, images: int = 2, seed: int = 0) -> Path:
+    """`idx/train_vis.txt`, `train_nir.txt`, `test_id.txt`, and images of cameras 1 to 3, no infrared in 3."""
+    (root / "idx").mkdir(parents=True)
+    for spectrum in ("vis", "nir"):
+        lines = []
+        for person in range(1, train + test + 1):
+            for camera in (1, 2, 3) if spectrum == "vis" else (1, 2):
+                for image in range(images):
+                    name = f"{person:04d}_c{camera:02d}_{image}.jpg"
+                    path = f"{spectrum}/{person:04d}/{name}"
+                    if person > train:
+                        path = f"test_{spectrum}/cam{camera}/{person:04d}/{name}"
+                    else:
+                        lines.append(f"{path} {person - 1}\n")
+                    kinds = (seed, person, camera, spectrum == "vis", image)
+                    make_infrared(root / path, kind=person, seed=kinds)
+        (root / "idx" / f"train_{spectrum}.txt").write_text("".join(lines))
+    numbers = range(train + 1, train + test + 1)
+    (root / "idx" / "test_id.txt").write_text(",".join(map(str, numbers)) + "\n")
+    return root
+
+
+def make_flir_adas(
+    root: Path, *, frames: Mapping[str, int] | None = None, whole: bool = False, seed: int = 0
+) -> Path:
+    """`train|val|video/thermal_16_bit/*.tiff`, 160 x 128, and `Annotations/*.json`; a person and a car each.
+
+    whole: with one `thermal_annotations.json` for all frames of a split.
+    """
+    number = 0
+    for split, count in ({"train": 12, "val": 4, "video": 4} if frames is None else frames).items():
+        images, entries = [], []
+        for position in range(count):
+            number += 1
+            stem = f"FLIR_{'video_' if split == 'video' else ''}{number:05d}"
+            frame = root / split / "thermal_16_bit" / f"{stem}.tiff"
+            make_infrared(frame, kind=number % 5, seed=(seed, number), size=(128, 160), bits=16)
+            image = {"id": position, "file_name": f"thermal_8_bit/{stem}.jpeg", "width": 160, "height": 128}
+            boxes = [
+                {"id": 1, "category_id": 1, "bbox": [10 + number % 9, 20, 30, 60], "iscrowd": 0},
+                {"id": 2, "category_id": 3, "bbox": [90, 40, 60, 40], "iscrowd": 0},
+            ]
+            images.append(image)
+            entries += [{**box, "image_id": position} for box in boxes]
+            if not whole:
+                beside = root / split / "Annotations" / f"{stem}.json"
+                beside.parent.mkdir(parents=True, exist_ok=True)
+                beside.write_text(json.dumps({"annotation": boxes, "image": image}))
+        if whole:
+            content = {"images": images, "annotations": entries, "categories": []}
+            (root / split / "thermal_annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def make_retrieval_manifest(root: Path, *, file: str = "manifest.csv", seed: int = 0) -> Path:
+    """A list for retrieval, 16 bits: three identities, train without roles, gallery and query in test."""
+    rows = []
+    for number, (split, role, count) in enumerate(
+        (("train", None, 8), ("test", "gallery", 2), ("test", "query", 3))
+    ):
+        for kind, name in enumerate(("anna", "bert", "cleo")):
+            for image in range(count):
+                path = f"images/{split}_{role}_{name}_{image}.png"
+                make_infrared(root / path, kind=kind, seed=(seed, number, kind, image), bits=16)
+                row = {
+                    "path": path,
+                    "identity": name,
+                    "split": split,
+                    "role": role,
+                    "camera": f"c{image % 2}",
+                }
+                row |= {"sequence": f"s{image}", "modality": "infrared", "box": [2, 4, 30, 28]}
+                rows.append(row)
+    if file.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), root / file)
+    else:
+        with (root / file).open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "box": " ".join(map(str, row["box"]))} for row in rows)
+    return root

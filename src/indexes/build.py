@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 
 from ..errors import ConfigError, DataError, did_you_mean
 from .cache import cached, describe
-from .splits import carve, check_groups, limited, without_copies
-from .table import MEMBER, SPLITS, Index, Listing, Split, digest, join, to_table
+from .classes import oddities
+from .duplicates import contents_of, without_near
+from .splits import carve, check_groups, hold_out, limited, without_copies
+from .table import MEMBER, SPLITS, Index, Listing, Split, digest, join, numbered, to_table
 from .walk import IMAGE_SUFFIXES, MissingFolder, Stamps, stamps
 
 log = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ def _scan(
     name: str,
 ) -> tuple[Index, Stamps | None]:
     """The index, and the stamps under which it stays true; None where folders changed during the listing."""
-    table, kept_roots, notes, stamped = _listed(layout, root, split_roots, name)
+    table, kept_roots, notes, stamped, listing = _listed(layout, root, split_roots, name)
     if not table.num_rows:
         where = ", ".join(str(folder) for folder in kept_roots)
         endings = " ".join(sorted(IMAGE_SUFFIXES))
@@ -138,10 +140,19 @@ def _scan(
         )
     _check_unique(table, kept_roots, name)
     _check_labels(table, name)
+    if listing.copies or listing.read_for_copies:
+        _files(table, kept_roots, name)  # names all that are not there, before the first is read
+        contents = None if listing.copies else contents_of(table, kept_roots)
+        table, removed = without_copies(table, contents)
+        notes |= removed
     check_groups(table, name)
     if val_fraction and not pc.any(pc.equal(table.column("split"), "val")).as_py():
         table, moved = carve(table, val_fraction)
         notes["validation images taken from train"] = moved
+    if listing.near_duplicates is not None:
+        table, removed = without_near(Index(table, kept_roots, ""), listing.near_duplicates)
+        notes |= removed
+    notes |= oddities(Index(table, kept_roots, ""))
     table = limited(table, limits, seed).combine_chunks()
     table = to_table({column: table.column(column) for column in table.column_names})
     sizes, times = _files(table, kept_roots, name)
@@ -155,8 +166,11 @@ def _scan(
 
 def _listed(
     layout: Layout, root: Path | None, split_roots: Mapping[Split, Path], name: str
-) -> tuple[pa.Table, tuple[Path, ...], dict[str, int], Stamps | None]:
-    """All rows in their splits; listed again where a folder changed meanwhile (a set may render itself)."""
+) -> tuple[pa.Table, tuple[Path, ...], dict[str, int], Stamps | None, Listing]:
+    """All rows in their splits, and one of the listings, for what it asks about copies all of them do.
+
+    Listed again where a folder changed meanwhile (a set may render itself).
+    """
     given: list[tuple[Split | None, Path]] = [*split_roots.items()]
     if root is not None and not {"train", "test"} <= split_roots.keys():
         given.insert(0, (None, root))
@@ -177,14 +191,14 @@ def _listed(
     kept: list[Path] = []
     for (split, folder), listing in zip(sources, listings, strict=True):
         notes.update(listing.notes)
-        tables.append(_placed(listing.table, len(kept), split, split_roots, notes))
+        found = listing.table
+        if split is None and "test" not in split_roots and listing.test_fraction:
+            found = hold_out(found, listing.test_fraction)
+        tables.append(_placed(found, len(kept), split, split_roots, notes))
         kept += [folder, *(Path(_absolute(other)) for other in listing.roots)]
     table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().combine_chunks()
     table = to_table({column: table.column(column) for column in table.column_names})
-    if any(listing.copies for listing in listings):
-        table, found = without_copies(table)
-        notes.update(found)
-    return table, tuple(kept), dict(notes), stamped or None
+    return numbered(table), tuple(kept), dict(notes), stamped or None, listings[0]
 
 
 def _list(layout: Layout, split: Split | None, folder: Path, name: str) -> Listing:

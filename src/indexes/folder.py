@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError, DataError
+from .duplicates import contents
 from .table import Listing, Split, to_table
 from .walk import images_below, images_in, subfolders
 
@@ -55,7 +55,7 @@ def index(
     splits: list[Split | None] = []
     labels: list[int] = []
     generators: list[str | None] = []
-    for split, prefix in _split_folders(root):
+    for split, prefix in split_folders(root):
         for folder, label, name in _class_folders(root, prefix, classes):
             for path in images_below(root / folder, notes):
                 paths.append(f"{folder}/{path}")
@@ -67,14 +67,8 @@ def index(
             notes["images left out that lie outside every class folder"] += stray
     columns = {"path": paths, "split": splits, "label": labels, "generator": generators}
     if copies == "remove":
-        columns["group"] = _contents(root, paths)
+        columns["group"] = contents(root, paths)
     return Listing(to_table(columns), watched=(root,), notes=notes, copies=copies == "remove")
-
-
-def _contents(root: Path, paths: Sequence[str]) -> list[str | None]:
-    """24 hex digits over the bytes of each file; None for an empty file, a copy of nothing."""
-    contents = ((root / path).read_bytes() for path in paths)
-    return [blake2b(content, digest_size=12).hexdigest() if content else None for content in contents]
 
 
 def _classes(real: Sequence[str], generated: Sequence[str]) -> dict[str, tuple[int, str]]:
@@ -91,7 +85,7 @@ def _classes(real: Sequence[str], generated: Sequence[str]) -> dict[str, tuple[i
     return classes
 
 
-def _split_folders(root: Path) -> list[tuple[Split | None, str]]:
+def split_folders(root: Path) -> list[tuple[Split | None, str]]:
     """(split, its folder relative to root), by name; (None, "") where root itself holds the classes."""
     names = subfolders(root)
     found = [(SPLIT_FOLDERS[name.casefold()], name) for name in names if name.casefold() in SPLIT_FOLDERS]

@@ -1,15 +1,17 @@
 """A list of images, csv, parquet or json: path, label and optionally split, generator, group.
 
 Lists of other projects are taken as they are: `filename` is a path, and `typ` (ClipBased) is `real` or the
-generator's name.
+generator's name. A list with `class` (or `identity`) in the place of the label is one for retrieval.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError, did_you_mean
+from .duplicates import check_near
 from .folder import SPLIT_FOLDERS
 from .table import Listing, Split, to_table
 from .walk import MissingFolder
 
-COLUMNS: tuple[str, ...] = ("path", "split", "group", "label", "generator")
+COLUMNS: tuple[str, ...] = (
+    "path",
+    "split",
+    "box",
+    "group",
+    "label",
+    "generator",
+    "class",
+    "role",
+    "camera",
+    "sequence",
+    "modality",
+)
 
 LABELS: Mapping[str, int] = {"real": 0, "generated": 1, "fake": 1, "0": 0, "1": 1}
 
-_READ = ("path", "label", "split", "generator", "group", "typ")
+_DETECTION = ("path", "label", "split", "generator", "group", "typ")
+_RETRIEVAL = ("path", "class", "split", "group", "role", "camera", "sequence", "modality", "box")
+_READ = (*_DETECTION, *_RETRIEVAL)
 _OTHER_NAMES = {"filename": "path"}
 
 
-def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] = LABELS) -> Listing:
+def index(
+    root: Path,
+    *,
+    file: str = "manifest.csv",
+    labels: Mapping[str, int] = LABELS,
+    near_duplicates: float | None = None,
+) -> Listing:
     """The rows of `file` in their order; columns that it lacks are lacking in the index.
 
     file: relative to root, or absolute; `.csv` (UTF-8, comma, a header row, RFC 4180 quotes), `.parquet` or
@@ -39,9 +62,16 @@ def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] =
     validation). An empty split, generator or group is a null. Where there is no column label, `typ` tells it:
     `real`, in any case, or the generator of a generated image.
 
+    Where there is neither, `class` or `identity` makes a list for retrieval: labels are the positions of the
+    names among the sorted names, and besides split and group there may be role (gallery or query), modality
+    (infrared or visible), camera, sequence, and box (`x0 y0 x1 y1` in pixels, half open, in parquet and json
+    also four numbers). Empty is null. Copies between queries and their gallery or train are removed when the
+    index is built, and with near_duplicates look-alikes, see `duplicates.without_near`.
+
     Raises DataError that names the row and the value for whatever is not so. Whether the files are there is
     checked when the index is built.
     """
+    check_near(near_duplicates)
     if not root.is_dir():
         raise MissingFolder(root)
     manifest = root / file
@@ -53,6 +83,14 @@ def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] =
         raise ConfigError(f"data.index.file={file}: must end in .csv, .parquet or .json")
     rows = readers[manifest.suffix.lower()](manifest)
     header = [_OTHER_NAMES.get(name, name) for name in next(rows)[1]]
+    retrieval = not {"label", "typ"} & {*header} and bool({"class", "identity"} & {*header})
+    if retrieval:
+        header = ["class" if name == "identity" else name for name in header]
+    elif near_duplicates is not None:
+        raise ConfigError(
+            f"data.index.near_duplicates={near_duplicates}: {manifest} is no list for retrieval, which has "
+            "class or identity in the place of label: type data.index.near_duplicates=null"
+        )
     twice = sorted({name for name in header if header.count(name) > 1} & {*_READ})
     if twice:
         raise DataError(f"{manifest} has several columns for {twice[0]}: keep one")
@@ -60,8 +98,11 @@ def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] =
         raise DataError(
             f"{manifest} has no column path; it has {', '.join(header)}. Name the column of files path"
         )
+    if retrieval:
+        return _retrieval(manifest, header, rows, root, near_duplicates)
     typed = "typ" in header and "label" not in header
-    given = [name for name in COLUMNS if name in header or (typed and name in ("label", "generator"))]
+    detection = [name for name in COLUMNS if name in _DETECTION]
+    given = [name for name in detection if name in header or (typed and name in ("label", "generator"))]
     columns: dict[str, list[Any]] = {name: [] for name in given}
     absolute_root = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - keeps ".." and "/"
     for where, cells in rows:
@@ -83,6 +124,43 @@ def index(root: Path, *, file: str = "manifest.csv", labels: Mapping[str, int] =
         # A table of labelled real and generated images is a detection table even where no generator is known.
         columns.setdefault("generator", [None] * len(columns["path"]))
     return Listing(to_table(columns), watched=(manifest,), notes=notes)
+
+
+def _retrieval(
+    manifest: Path,
+    header: list[str],
+    rows: Iterator[tuple[str, Any]],
+    root: Path,
+    near_duplicates: float | None,
+) -> Listing:
+    """The Listing of a list whose rows have a class."""
+    absolute_root = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - keeps ".." and "/"
+    given = [name for name in _RETRIEVAL if name in header]
+    columns: dict[str, list[Any]] = {name: [] for name in given}
+    readers: dict[str, Callable[[Any, str], Any]] = {
+        "path": lambda value, where: _path(value, absolute_root, where),
+        "class": _class,
+        "split": _split,
+        "role": lambda value, where: _one_of("role", ("gallery", "query"), value, where),
+        "modality": lambda value, where: _one_of("modality", ("infrared", "visible"), value, where),
+        "box": _box,
+    }
+    for where, cells in rows:
+        row = {_OTHER_NAMES.get(name, name): value for name, value in cells.items()}
+        if "identity" in row:
+            row["class"] = row["identity"]
+        for name in given:
+            read = readers.get(name)
+            columns[name].append(read(row[name], where) if read else _text(row[name]) or None)
+    unused = [name for name in header if name not in columns]
+    notes = {f"columns of {manifest.name} not used: {', '.join(unused)}": len(unused)} if unused else {}
+    labels = {name: label for label, name in enumerate(sorted(set(columns["class"])))}
+    columns["label"] = [labels[name] for name in columns["class"]]
+    # Without roles val and test are queries and train is their gallery.
+    columns.setdefault("role", [None] * len(columns["path"]))
+    return Listing(
+        to_table(columns), (manifest,), notes, read_for_copies=True, near_duplicates=near_duplicates
+    )
 
 
 def _csv_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
@@ -115,7 +193,8 @@ def _parquet_rows(manifest: Path) -> Iterator[tuple[str, Any]]:
     header = parquet.schema_arrow.names
     yield "", header
     number = 0
-    for batch in parquet.iter_batches(columns=[name for name in header if name in (*_READ, *_OTHER_NAMES)]):
+    read = (*_READ, *_OTHER_NAMES, "identity")
+    for batch in parquet.iter_batches(columns=[name for name in header if name in read]):
         for row in batch.to_pylist():
             number += 1
             yield f"row {number} of {manifest}", row
@@ -197,6 +276,45 @@ def _split(value: Any, where: str) -> Split | None:
             "test"
         )
     return SPLIT_FOLDERS[text.casefold()]
+
+
+def _class(value: Any, where: str) -> str:
+    text = _text(value)
+    if not text:
+        raise DataError(f"{where} has no class: name one in every row")
+    return text
+
+
+def _one_of(column: str, known: tuple[str, ...], value: Any, where: str) -> str | None:
+    text = _text(value).casefold()
+    if text and text not in known:
+        raise DataError(
+            f"{where}: {column} {_text(value)!r} is not known{did_you_mean(text, known)} Write "
+            f"{' or '.join(known)}, or nothing"
+        )
+    return text or None
+
+
+def _box(value: Any, where: str) -> list[float] | None:
+    """Four numbers, or a text of them with blanks, commas or semicolons between, in brackets or not."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    parts = re.split(r"[\s,;]+", value.strip().strip("[]()").strip()) if isinstance(value, str) else value
+    try:
+        box = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        box = []
+    if (
+        len(box) != 4
+        or not all(map(math.isfinite, box))
+        or not 0 <= box[0] < box[2]
+        or not 0 <= box[1] < box[3]
+    ):
+        raise DataError(
+            f"{where}: box {value!r} is no rectangle: write x0 y0 x1 y1 in pixels, x0 < x1 and y0 < y1, such "
+            "as '10 20 42 84'"
+        )
+    return box
 
 
 def _text(value: Any) -> str:

@@ -24,20 +24,30 @@ def carve(table: pa.Table, fraction: float) -> tuple[pa.Table, int]:
     Without a seed, so that all experiments on a data set choose on the same images. Returns the table and how
     many rows moved.
     """
-    keys = table.column("path")
-    if "group" in table.column_names:
-        keys = pc.coalesce(table.column("group"), keys)
     train = pc.equal(table.column("split"), "train")
     below = int(fraction * 2**64)
-    chosen = pa.array([_hash(key) < below for key in keys.to_pylist()], pa.bool_())
+    chosen = pa.array([_hash(key) < below for key in _keys(table)], pa.bool_())
     moved = pc.and_(train, chosen)
     split = pc.if_else(moved, "val", table.column("split").cast(pa.string()))
     return _with(table, split=split), int(pc.sum(moved).as_py() or 0)
 
 
+def hold_out(table: pa.Table, fraction: float) -> pa.Table:
+    """A table without splits as train and, about `fraction` of it, test, whose role is query.
+
+    By the same keys as `carve` and another hash, so that the validation taken from the rest is as large as
+    ever.
+    """
+    held = pa.array([_hash(f"test/{key}") < int(fraction * 2**64) for key in _keys(table)], pa.bool_())
+    columns = {"split": pc.if_else(held, "test", "train")}
+    if "role" in table.column_names:
+        columns["role"] = pc.if_else(held, "query", table.column("role").cast(pa.string()))
+    return _with(table, **columns)
+
+
 def limited(table: pa.Table, limits: Mapping[Split, int], seed: int) -> pa.Table:
-    """At most so many rows of each split, in the same proportions of label and generator, smallest hash
-    first.
+    """At most so many rows of each split, in the same proportions of label and generator (or role), smallest
+    hash first.
 
     The rows of a limit are among those of any larger limit. Within a generator rows come by blake2b(seed,
     path); generators, and then labels, take turns by the share of theirs that is already taken, so that every
@@ -53,13 +63,15 @@ def limited(table: pa.Table, limits: Mapping[Split, int], seed: int) -> pa.Table
     return table.filter(pa.array(keep))
 
 
-def without_copies(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """A table without the train rows whose group is in val or test and the val rows whose group is in test.
+def without_copies(table: pa.Table, contents: pa.Array | None = None) -> tuple[pa.Table, dict[str, int]]:
+    """A table without the train rows whose copy is in val or test and the val rows whose copy is in test.
 
-    For listings whose group is the hash of a file's bytes. Copies within a split stay and are counted: they
-    share their group, so no validation is carved between them.
+    contents: a hash of each row's bytes; the group where it is that. Of copies within a split those with the
+    role query leave where one has the role gallery; the others stay and are counted: where they share their
+    group, no validation is carved between them.
     """
-    split, group = table.column("split"), table.column("group")
+    split = table.column("split")
+    group = table.column("group") if contents is None else pa.chunked_array([contents])
     notes: dict[str, int] = {}
     keep = pa.chunked_array([pa.array(np.ones(table.num_rows, dtype=bool))])
     for name, others in (("train", ("val", "test")), ("val", ("test",))):
@@ -69,9 +81,20 @@ def without_copies(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         if removed:
             notes[f"exact duplicates of other splits removed from {name}"] = removed
             keep = pc.and_(keep, pc.invert(copies))
-    table = table.filter(keep)
+    if "role" in table.column_names:
+        for name in SPLITS:
+            own = pc.and_(keep, pc.equal(split, name))
+            gallery = pc.fill_null(pc.and_(own, pc.equal(table.column("role"), "gallery")), False)
+            there = group.filter(gallery).combine_chunks()
+            queries = pc.fill_null(pc.and_(own, pc.equal(table.column("role"), "query")), False)
+            answered = pc.and_(queries, pc.is_in(group, there, skip_nulls=True))
+            removed = int(pc.sum(answered).as_py() or 0)
+            if removed:
+                notes[f"exact duplicates of gallery images removed from the queries of {name}"] = removed
+                keep = pc.and_(keep, pc.invert(answered))
+    table, group = table.filter(keep), group.filter(keep)
     for name in SPLITS:
-        groups = table.column("group").filter(pc.equal(table.column("split"), name)).drop_null()
+        groups = group.filter(pc.equal(table.column("split"), name)).drop_null()
         repeated = len(groups) - pc.count_distinct(groups).as_py()
         if repeated:
             notes[f"exact duplicates within {name} (kept)"] = repeated
@@ -99,7 +122,8 @@ def check_groups(table: pa.Table, name: str) -> None:
 def _order(table: pa.Table, seed: int) -> NDArray[np.int64]:
     """int64 [n]: the rows in the order in which a limit takes them."""
     hashes = np.array([_hash(f"{seed}/{path}") for path in table.column("path").to_pylist()], dtype=np.uint64)
-    label, stratum = _numbers(table, "label"), _numbers(table, "generator")
+    label, generator, role = (_numbers(table, name) for name in ("label", "generator", "role"))
+    stratum = generator * (role.max() + 1) + role
     order = np.argsort(hashes, kind="stable")
     for keys in (label * (stratum.max() + 1) + stratum, label):
         order = order[np.argsort(_turns(keys[order]), kind="stable")]
@@ -120,6 +144,15 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
         return np.zeros(table.num_rows, dtype=np.int64)
     values = [str(value) for value in table.column(name).to_pylist()]
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _keys(table: pa.Table) -> list[str]:
+    """What decides where a row belongs: its group, or its path where it has none."""
+    keys = table.column("path")
+    if "group" in table.column_names:
+        keys = pc.coalesce(table.column("group"), keys)
+    listed: list[str] = keys.to_pylist()
+    return listed
 
 
 def _hash(text: str) -> int:

@@ -30,6 +30,7 @@ TYPES: Mapping[str, pa.DataType] = {
     "data": _NAME,
     "label": pa.int64(),
     "generator": _NAME,
+    "class": _NAME,
     "captions": pa.list_(pa.string()),
     "role": _NAME,
     "camera": _NAME,
@@ -45,8 +46,8 @@ split: train, val or test; a published evaluation set is always test.
 box: x0, y0, x1, y1 in pixels, half open; null is the whole image.
 group: rows of one group are never in two splits; null is a group of its own.
 data: the data set a row came from, where several were joined.
-label: 0 real and 1 generated; in retrieval the class or identity. generator: which one made the image; on
-real rows the subset they were published with, null where they are shared by all.
+label: 0 real and 1 generated; in retrieval the class or identity, and class its name. generator: which one
+made the image; on real rows the subset they were published with, null where they are shared by all.
 captions, and in retrieval role (gallery or query, null is neither), camera, sequence, modality; messages of a
 conversation.
 """
@@ -126,8 +127,8 @@ class Index:
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and class, splits and classes without images left out.
 
-        Classes are `real` and `generated` where there is a generator column, else the label's number; without
-        labels everything counts as `images`.
+        Classes are `real` and `generated` where there is a generator column, else they are called as the
+        class column says, or by the label's number; without labels everything counts as `images`.
         """
         counted: dict[str, dict[str, int]] = {}
         labels = self.table.column("label").to_numpy() if "label" in self.table.column_names else None
@@ -148,8 +149,18 @@ class Index:
         """What the class of a label is called in counts and messages; NaN is a row without a label."""
         if np.isnan(label):
             return "unlabelled"
-        detection = "generator" in self.table.column_names
-        return ("real", "generated")[int(label)] if detection else str(int(label))
+        if "generator" in self.table.column_names:
+            return ("real", "generated")[int(label)]
+        return self.classes().get(int(label), str(int(label)))
+
+    def classes(self) -> dict[int, str]:
+        """Label → name, of the labels that have one, ascending; empty without a class column."""
+        if "class" not in self.table.column_names:
+            return {}
+        named = self.table.select(["label", "class"]).drop_null()
+        pairs = named.set_column(1, "class", named.column("class").cast(pa.string()))
+        counted = pairs.group_by(["label", "class"]).aggregate([]).sort_by("label")
+        return dict(zip(counted["label"].to_pylist(), counted["class"].to_pylist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -161,15 +172,23 @@ class Listing:
     notes: what was left aside or is odd, and how often.
     watched: folders (with all folders below) and files whose modification times decide whether the listing is
         still true; relative to nothing, so absolute or as the root was given.
+    test_fraction: share of the rows, none of which has a split, that becomes test by hash of `group` or else
+        of the path, where test has no root of its own.
     copies: `group` is a hash of the file's bytes, so that the same image is never learnt from and evaluated
-        on: the copies in train are removed and counted.
+        on: the copies in train are removed and counted, and those of gallery images among the queries.
+    read_for_copies: the same where `group` is something else, such as an identity: every file is read once.
+    near_duplicates: queries that look like an image of their gallery or of train at this cosine are removed
+        and counted, see `duplicates.without_near`.
     roots: further folders that paths are relative to: 0 in `root` is the listed root, n the nth of these.
     """
 
     table: pa.Table
     watched: Sequence[Path]
     notes: Mapping[str, int] = field(default_factory=dict)
+    test_fraction: float = 0.0
     copies: bool = False
+    read_for_copies: bool = False
+    near_duplicates: float | None = None
     roots: Sequence[Path] = ()
 
 
@@ -182,27 +201,48 @@ def to_table(columns: Mapping[str, Any]) -> pa.Table:
     return pa.table(arrays)
 
 
+def numbered(table: pa.Table) -> pa.Table:
+    """A table whose labels are the positions of its classes among their sorted names.
+
+    A layout numbers what lies below one root; where the splits have roots of their own, or several sets are
+    joined, a class that one of them lacks would give its number to another. Tables without a class in every
+    row stay as they are.
+    """
+    if "class" not in table.column_names or table.column("class").null_count:
+        return table
+    names = table.column("class").cast(pa.string())
+    vocabulary = pa.array(sorted(pc.unique(names).to_pylist()), pa.string())
+    columns = {name: table.column(name) for name in table.column_names}
+    return to_table({**columns, "label": pc.index_in(names, vocabulary)})
+
+
 def join(indexes: Mapping[str, Index]) -> Index:
     """Several data sets as one Index; column `data` says where a row came from, absent columns are null.
 
-    A generator that several sets name is told apart by its set: `genimage.ADM`.
+    A generator, class or identity that several sets name is told apart by its set: `genimage.ADM`. Labels of
+    classes are numbered anew.
     """
     tables: list[pa.Table] = []
     roots: list[Path] = []
     notes: dict[str, int] = {}
-    named = Counter(name for index in indexes.values() for name in index.generators())
+    told = ("generator", "class")
+    named = {
+        column: Counter(one for index in indexes.values() for one in index.codes(column)[1])
+        for column in told
+    }
     for name, index in indexes.items():
         table = index.table
         shifted = pc.cast(pc.add(pc.cast(table.column("root"), pa.int32()), len(roots)), pa.int16())
         columns = {column: table.column(column) for column in table.column_names}
-        if "generator" in columns:
-            again = {generator: f"{name}.{generator}" for generator, times in named.items() if times > 1}
-            columns["generator"] = _renamed(columns["generator"], again)
+        for column in told:
+            if column in columns:
+                again = {one: f"{name}.{one}" for one, times in named[column].items() if times > 1}
+                columns[column] = _renamed(columns[column], again)
         data = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(index), np.int32)), pa.array([name]))
         tables.append(to_table({**columns, "root": shifted, "data": data}))
         roots += index.roots
         notes |= {f"{name}: {note}": count for note, count in index.notes.items()}
-    joined = pa.concat_tables(tables, promote_options="permissive")
+    joined = numbered(pa.concat_tables(tables, promote_options="permissive").unify_dictionaries())
     ordered = joined.select([name for name in TYPES if name in joined.column_names])
     return Index(
         ordered.unify_dictionaries().combine_chunks(),

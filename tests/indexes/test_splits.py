@@ -92,6 +92,20 @@ def test_the_seed_of_a_limit_draws_other_rows_and_both_classes_come_first():
     assert sorted(limited(labelled(pairs), {"train": 2}, 0).column("label").to_pylist()) == [0, 1]
 
 
+def test_a_limit_takes_gallery_and_queries_of_every_identity():
+    people = [f"p{number % 5}" for number in range(50)]
+    both = table(
+        [f"{number}.png" for number in range(50)],
+        split="test",
+        label=[int(name[1]) for name in people],
+        role=["gallery" if number < 10 else "query" for number in range(50)],
+    )
+    kept = limited(both, {"test": 10}, 0).select(["label", "role"]).to_pylist()
+    assert sorted((row["label"], row["role"]) for row in kept) == [
+        (person, role) for person in range(5) for role in ("gallery", "query")
+    ]
+
+
 def test_a_limit_of_one_split_leaves_the_others():
     both = pa.concat_tables([table(list("abcd")), table(list("efgh"), split="test")]).unify_dictionaries()
     assert len(limited(both, {"test": 1}, 0)) == 5

@@ -56,6 +56,14 @@ def test_counts_name_classes_as_the_task_does(index):
     assert images.counts()["train"] == {"images": 2}
 
 
+def test_classes_are_counted_by_their_names_where_they_have_one(index):
+    columns = {name: index.table.column(name) for name in index.table.column_names if name != "generator"}
+    named = Index(to_table({**columns, "class": ["cat", "ant", "ant", "cat"]}), index.roots, "")
+    assert named.classes() == {0: "ant", 1: "cat"}
+    assert named.counts()["train"] == {"ant": 1, "cat": 1}
+    assert index.classes() == {}
+
+
 def test_what_is_judged_is_the_test_split_or_all_of_a_data_set_without_one(index):
     assert index.judged().column("split") == index.column("split")
     untested = Index(index.table.filter([True, False, True, True]), index.roots, "")
@@ -74,6 +82,7 @@ def test_every_column_of_every_task_can_be_written_and_read():
         "data": "d",
         "label": 3,
         "generator": "x",
+        "class": "person",
         "captions": ["one", "two"],
         "role": "gallery",
         "camera": "c1",
@@ -112,6 +121,21 @@ def test_a_generator_that_several_data_sets_name_is_told_apart_by_its_set(index)
     assert both.column("generator") == ["first.sd", None, None, "adm", "second.sd", "second.sd", None]
     assert both.generators() == ["adm", "first.sd", "second.sd"]
     assert index.generators() == ["adm", "sd"], "the parts stay as they are"
+
+
+def test_identities_of_joined_sets_are_numbered_anew_and_told_apart_where_they_share_a_name():
+    def identities(names):
+        rows = {
+            "path": [f"{n}" for n in range(len(names))],
+            "root": [0] * len(names),
+            "split": ["train"] * len(names),
+        }
+        return Index(to_table({**rows, "label": range(len(names)), "class": names}), (Path("/x"),), "f")
+
+    both = join({"one": identities(["anna", "zoe"]), "two": identities(["anna", "bert"])})
+    assert both.column("class") == ["one.anna", "zoe", "two.anna", "bert"]
+    assert both.column("label").tolist() == [1, 3, 2, 0]
+    assert both.classes() == {0: "bert", 1: "one.anna", 2: "two.anna", 3: "zoe"}
 
 
 def test_an_index_travels_to_loader_workers(index):

@@ -32,15 +32,19 @@ def read_predictions(path: Path) -> pa.Table:
 
     Raises DataError if the file is absent, is no parquet file or holds something else.
     """
+    return check_predictions(read_parquet(path), str(path))
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A parquet file of predictions, whatever its columns; DataError if it is absent or no parquet file."""
     if not path.is_file():
         raise DataError(f"no predictions at {path}: run `tapetum evaluate RUN`, which writes them")
     try:
-        table = pq.read_table(path)
+        return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{path} is not a readable parquet file ({error}); delete it and run `tapetum evaluate RUN`"
         ) from error
-    return check_predictions(table, str(path))
 
 
 def check_predictions(table: pa.Table, source: str = "predictions") -> pa.Table:
@@ -50,20 +54,7 @@ def check_predictions(table: pa.Table, source: str = "predictions") -> pa.Table:
     dictionary-encoded strings, a generator column without a value). Raises DataError, naming `source`, with
     every problem found.
     """
-    problems: list[str] = []
-    columns: list[pa.ChunkedArray] = []
-    for field in DETECTION:
-        if field.name not in table.column_names:
-            problems.append(f"column {field.name!r} is missing")
-            continue
-        column = table[field.name]
-        if column.type != field.type and not _same_kind(column.type, field):
-            problems.append(f"column {field.name!r} is {column.type}, expected {field.type}")
-            continue
-        column = column.cast(field.type)
-        if not field.nullable and column.null_count:
-            problems.append(f"column {field.name!r} has {column.null_count} empty cells")
-        columns.append(column)
+    columns, problems = fitting_columns(table, DETECTION)
     if not problems:
         checked = pa.Table.from_arrays(columns, schema=DETECTION)
         problems = _value_problems(checked)
@@ -76,6 +67,25 @@ def check_predictions(table: pa.Table, source: str = "predictions") -> pa.Table:
         f"{source} is not a table of a detector's predictions: {'; '.join(problems)}. "
         f"Columns there: {found}. Run `tapetum evaluate RUN` to write it anew."
     )
+
+
+def fitting_columns(table: pa.Table, schema: pa.Schema) -> tuple[list[pa.ChunkedArray], list[str]]:
+    """The columns of `schema` with its types, and what is wrong with those that are missing here."""
+    problems: list[str] = []
+    columns: list[pa.ChunkedArray] = []
+    for field in schema:
+        if field.name not in table.column_names:
+            problems.append(f"column {field.name!r} is missing")
+            continue
+        column = table[field.name]
+        if column.type != field.type and not _same_kind(column.type, field):
+            problems.append(f"column {field.name!r} is {column.type}, expected {field.type}")
+            continue
+        column = column.cast(field.type)
+        if not field.nullable and column.null_count:
+            problems.append(f"column {field.name!r} has {column.null_count} empty cells")
+        columns.append(column)
+    return columns, problems
 
 
 def _same_kind(found: pa.DataType, field: pa.Field) -> bool:

@@ -1,1 +1,1 @@
-"""What a detector is worth: binary metrics, calibration, confidence intervals, thresholds."""
+"""What a detector or an embedder is worth: rankings, decisions, calibration, confidence intervals, health."""

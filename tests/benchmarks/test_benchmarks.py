@@ -16,6 +16,12 @@ TABLES = {
     "loader": ["64 JPEGs of 512x512", "template", "decoded cache", "largest pixel difference"],
     "overhead": ["plain loop", "Lightning, barebones", "tapetum", "CPU a step over barebones"],
     "predict": ["64 JPEGs of 512x512", "loader, then network", "CPU", "memory over the second half"],
+    "retrieval": [
+        "50 queries against 2,000 x 512",
+        "faiss, IndexFlatIP",
+        "highest memory",
+        "differ from those of",
+    ],
     "startup": ["import lightning", "tapetum --help", "tapetum train optimizer.lrr=1", "tapetum predict RUN"],
 }
 

@@ -7,11 +7,7 @@ they are in neither; no code of a repository is ever run. Radford et al. 2021, a
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -21,7 +17,9 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError
 from ..images.geometry import InputSpec, Interpolation
 from ..images.normalize import CLIP, Statistics
-from .weights import load_state, read_state_dict
+from . import repository
+from .repository import PROCESSOR_FILES, Kind, is_directory, on_the_hub, read_json
+from .weights import building_on_meta, load_state, read_state_dict, undrawn
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -60,7 +58,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
-_PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 _TOKENIZER = (
     "tokenizer.json",
     "vocab.json",
@@ -72,8 +69,7 @@ _TEXT = ("text_model.", "text_projection.", "logit_scale")
 # Buffers that older versions of transformers stored with the weights.
 _POSITIONS = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
 _RESAMPLING: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_TIMEOUT = 20.0
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_KIND = Kind("CLIP", DEFAULT, "clip")
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -100,7 +96,7 @@ def create(backbone: str = DEFAULT, *, pretrained: bool | str) -> CLIPModel:
     # Sub-models are built in the type their config names, not in the one that the whole is asked for.
     for part in (config, config.text_config, config.vision_config):
         part.dtype = "float32"
-    with _quickly(pretrained):
+    with undrawn(pretrained):
         model: CLIPModel = cast(Any, CLIPModel)._from_config(config, dtype=torch.float32)
     return _with_weights(model, backbone, pretrained, drop=_POSITIONS)
 
@@ -117,7 +113,7 @@ def create_vision(backbone: str = DEFAULT, *, pretrained: bool | str) -> CLIPVis
     config = whole.vision_config
     config.projection_dim = whole.projection_dim  # that of the vision config itself is often left at 512
     config.dtype = "float32"
-    with _quickly(pretrained):
+    with undrawn(pretrained):
         model: CLIPVisionModelWithProjection = cast(Any, CLIPVisionModelWithProjection)._from_config(
             config, dtype=torch.float32
         )
@@ -134,17 +130,15 @@ def read_config(backbone: str = DEFAULT) -> CLIPConfig:
     file = file or _fetch(backbone, "config.json")
     if file is None:
         raise ConfigError(f"model.net.backbone={backbone} is no CLIP: it has no config.json")
-    content = _read_json(file)
+    content = read_json(file)
     if content.get("model_type") != "clip":
         raise ConfigError(
             f"model.net.backbone={backbone} is no CLIP: its config.json says "
             f"model_type={content.get('model_type')!r}, not 'clip'. Name a CLIP such as {DEFAULT}, or a "
             f"directory that tapetum tiny clip DIR has written"
         )
-    try:
-        return CLIPConfig.from_dict(content)
-    except (TypeError, ValueError) as error:  # huggingface_hub's strict validation raises a ValueError
-        raise ConfigError(f"the config.json of model.net.backbone={backbone} is damaged: {error}") from error
+    config: CLIPConfig = repository.parsed(CLIPConfig, content, backbone)
+    return config
 
 
 def preprocessing(backbone: str = DEFAULT) -> Preprocessing:
@@ -152,18 +146,18 @@ def preprocessing(backbone: str = DEFAULT) -> Preprocessing:
 
     Raises ConfigError for a processor that does something tapetum's geometry has no word for.
     """
-    found = [file for name in _PROCESSOR if (file := _find(backbone, name))]
+    found = [file for name in PROCESSOR_FILES if (file := _find(backbone, name))]
     if not found and backbone in PUBLISHED:
         side = PUBLISHED[backbone]["vision"].get("image_size", 224)
         return Preprocessing(InputSpec((side, side), "shortest", (side, side), "bicubic"), CLIP)
     if not found:
-        found = [file for name in _PROCESSOR if (file := _fetch(backbone, name))][:1]
+        found = [file for name in PROCESSOR_FILES if (file := _fetch(backbone, name))][:1]
     if not found:
         raise ConfigError(
             f"model.net.backbone={backbone} does not say how images are prepared: it has neither "
-            f"{' nor '.join(_PROCESSOR)}; copy that of the CLIP it was made from"
+            f"{' nor '.join(PROCESSOR_FILES)}; copy that of the CLIP it was made from"
         )
-    content = _read_json(found[0])
+    content = read_json(found[0])
     return _preprocessing(content.get("image_processor", content), found[0])
 
 
@@ -196,26 +190,13 @@ def check_weights(backbone: str, pretrained: bool | str, *, text: bool = False) 
     wanted += [("tokenizer.json", "vocab.json")] if text else []
     for names in wanted:
         here = any(_find(backbone, name) for name in names)
-        if not here and not _is_directory(backbone) and not _on_the_hub(backbone) & {*names}:
+        if not here and not is_directory(backbone) and not on_the_hub(backbone, _KIND) & {*names}:
             raise CheckpointError(
                 f"model.net.backbone={backbone} holds none of {', '.join(names)} on the hub"
             )
 
 
-def building_on_meta() -> bool:
-    """Whether modules built now get shapes without memory, so that no weight is to be read."""
-    return torch.empty(0).is_meta
-
-
 # --- weights ---
-
-
-def _quickly(pretrained: bool | str) -> AbstractContextManager[None]:
-    """Leaves weights undrawn that are about to be loaded: drawing ViT-B/32 takes seconds."""
-    from transformers.initialization import no_init_weights
-
-    loads = pretrained is not False and not building_on_meta()
-    return no_init_weights() if loads else nullcontext()
 
 
 def _with_weights(model: Module, backbone: str, pretrained: bool | str, drop: Sequence[str]) -> Module:
@@ -249,7 +230,7 @@ def _weight_files(source: str) -> list[Path]:
                 continue
             if name not in _INDEXES:
                 return [file]
-            parts = sorted(set(_read_json(file).get("weight_map", {}).values()))
+            parts = sorted(set(read_json(file).get("weight_map", {}).values()))
             return [part for one in parts if (part := _find(source, one) or _fetch(source, one))]
     raise CheckpointError(
         f"{source} holds no weights: neither {' nor '.join(_WEIGHTS)}. For random ones type "
@@ -261,69 +242,11 @@ def _weight_files(source: str) -> list[Path]:
 
 
 def _find(backbone: str, name: str) -> Path | None:
-    """A file of the directory or of the hub's cache, None where there is none."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if _is_directory(backbone):
-        file = Path(backbone).expanduser() / name
-        return file if file.is_file() else None
-    if not _HUB_ID.fullmatch(backbone):
-        raise ConfigError(
-            f"model.net.backbone={backbone} is neither a directory that exists nor the id of a model on the "
-            f"hub (org/name, such as {DEFAULT})"
-        )
-    found = try_to_load_from_cache(backbone, name)
-    return Path(found) if isinstance(found, str) else None
+    return repository.find(backbone, name, _KIND)
 
 
 def _fetch(backbone: str, name: str) -> Path | None:
-    """A file of the hub, None where the repository has none of that name."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-
-    if _is_directory(backbone) or name not in _on_the_hub(backbone):
-        return None
-    try:
-        return Path(hf_hub_download(backbone, name))
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise _absent(backbone, error) from error
-
-
-def _is_directory(backbone: str) -> bool:
-    return Path(backbone).expanduser().is_dir()
-
-
-@lru_cache
-def _on_the_hub(backbone: str) -> frozenset[str]:
-    """The files of a repository; asked first, since a download waits half a minute for a network."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
-
-    try:
-        found = HfApi().model_info(backbone, timeout=_TIMEOUT).siblings or ()
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise _absent(backbone, error) from error
-    return frozenset(entry.rfilename for entry in found)
-
-
-def _absent(backbone: str, error: Exception) -> CheckpointError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(
-        f"model.net.backbone={backbone} is not on this machine and could not be fetched ({reason}). Type\n"
-        f"  hf download {backbone} --exclude '*.h5' '*.msgpack'\n"
-        f"where there is a network, or try with a tiny random CLIP:\n"
-        f"  tapetum tiny clip tiny-clip      (then add model.net.backbone=tiny-clip)"
-    )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no object: it is damaged")
-    return content
+    return repository.fetch(backbone, name, _KIND)
 
 
 # --- what the files say ---

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from . import clip
+from .weights import building_on_meta
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -52,7 +53,7 @@ def tokens_or_shape(backbone: str, prompts: Sequence[str], model: CLIPModel) -> 
     Where shapes are all that is wanted, any ids will do, and no tokenizer is looked for.
     Raises ConfigError for a prompt longer than the text tower's context.
     """
-    if clip.building_on_meta():
+    if building_on_meta():
         return (
             torch.zeros(len(prompts), _STAND_IN, dtype=torch.long),
             torch.zeros(len(prompts), dtype=torch.long),

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from ..errors import DataError
 
@@ -20,6 +21,32 @@ _WORDS = (
     "machine model diffusion gan made taken person cat dog car house bird . , ' ! ?"
 )
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+
+_MORE_WORDS = (
+    "question answer one word yes no or what which how many is are there this do does color colour shape red "
+    "green blue yellow black white circle square triangle left right above below large small two three four "
+    "it you helpful assistant user system describe Is Answer What Describe"
+)
+_CHAT = ("<|im_start|>", "<|im_end|>")
+_VISION = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\n' -}}
+{%- if message.content is string -%}{{- message.content -}}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- elif part.type == 'video' -%}{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+"""
+
+QwenVL = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
 def clip(directory: str | Path, *, seed: int = 0, size: int = 32) -> Path:
@@ -32,9 +59,20 @@ def clip(directory: str | Path, *, seed: int = 0, size: int = 32) -> Path:
     return _into(directory, lambda target: _write_clip(target, seed, size))
 
 
+def qwen_vl(directory: str | Path, *, seed: int = 0, model_type: QwenVL = "qwen2_5_vl") -> Path:
+    """Write a Qwen-VL of 0.2 M random parameters that transformers' own classes load.
+
+    Four vision blocks, 32 wide, two language layers, 64 wide; patches and merging as in the published models,
+    so that sides of images are multiples of 28 pixels (of 32 in Qwen3-VL); an image processor for 56x56 to
+    224x224 pixels; a byte-level BPE tokenizer to which common words are one token each, with the marks of
+    chat and vision, and a chat template. The same seed writes the same bytes.
+    Raises DataError where `directory` is anything but empty or absent.
+    """
+    return _into(directory, lambda target: _write_qwen_vl(target, seed, model_type))
+
+
 def _write_clip(target: Path, seed: int, size: int) -> None:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
-    from transformers.utils import logging
 
     vocabulary = _write_tokenizer(target)
     blocks = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
@@ -51,16 +89,7 @@ def _write_clip(target: Path, seed: int, size: int) -> None:
         projection_dim=24,
         logit_scale_init_value=4.6052,  # ln 100, where OpenAI's training ends
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIPModel(config)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model.save_pretrained(target)
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    _save(lambda: CLIPModel(config), target, seed)
     CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
     ).save_pretrained(target)
@@ -72,24 +101,122 @@ def _write_tokenizer(target: Path) -> dict[str, int]:
     from transformers import CLIPTokenizer
 
     alphabet = sorted(ByteLevel.alphabet())
-    merges = _merges(_WORDS.split())
+    merges = _merges([[*word[:-1], f"{word[-1]}</w>"] for word in _WORDS.split()])
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     tokens += list(dict.fromkeys("".join(pair) for pair in merges))
     tokens = [*dict.fromkeys(tokens), _START, _END]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     pairs: list[Any] = [*merges]  # their annotation says strings, the files hold pairs
     CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=77).save_pretrained(target)
-    (target / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (target / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_old_files(target, vocabulary, merges)
     return vocabulary
 
 
-def _merges(words: list[str]) -> list[tuple[str, str]]:
+def _write_qwen_vl(target: Path, seed: int, model_type: QwenVL) -> None:
+    import transformers
+
+    vocabulary = _write_qwen_tokenizer(target)
+    vision: dict[str, Any] = {"depth": 4, "num_heads": 4, "patch_size": 14, "initializer_range": 0.1}
+    later = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64}
+    sections: dict[str, Any] = {"mrope_section": [2, 3, 3]}  # of the 8 frequencies of a head of 16
+    names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+    kind: Any = getattr(transformers, f"{names[model_type]}Config")
+    model: Any = getattr(transformers, f"{names[model_type]}ForConditionalGeneration")
+    if model_type == "qwen2_vl":
+        vision |= {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": 64}
+    elif model_type == "qwen2_5_vl":
+        vision |= {**later, "window_size": 56, "fullatt_block_indexes": [1, 3]}
+    else:
+        vision |= {**later, "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [1]}
+        sections["mrope_interleaved"] = True
+    config = kind(
+        vision_config=vision,
+        text_config={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            **({"head_dim": 16} if model_type == "qwen3_vl" else {}),
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 1024,
+            "initializer_range": 0.1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **sections},
+            "bos_token_id": vocabulary[_END],
+            "eos_token_id": vocabulary[_CHAT[1]],
+            "pad_token_id": vocabulary[_END],
+        },
+        image_token_id=vocabulary["<|image_pad|>"],
+        video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"],
+        vision_end_token_id=vocabulary["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    _save(lambda: model(config), target, seed)
+    half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    transformers.Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 56 * 56, "longest_edge": 224 * 224},
+        patch_size=vision["patch_size"],
+        **(half if model_type == "qwen3_vl" else {}),
+    ).save_pretrained(target)
+
+
+def _write_qwen_tokenizer(target: Path) -> dict[str, int]:
+    """Qwen's byte-level BPE: every byte, merges to words with and without a space before, then the marks."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    words = list(dict.fromkeys(f"{_WORDS} {_MORE_WORDS}".split()))
+    merges = _merges([[*start, *word] for word in words for start in ("", "Ġ")])  # Ġ is the byte of a space
+    tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    pairs: list[Any] = [*merges]  # their annotation says strings, the files hold pairs
+    build: Any = Qwen2Tokenizer  # bytes need no unknown token, which its annotation asks for
+    tokenizer = build(
+        vocab=vocabulary,
+        merges=pairs,
+        unk_token=None,
+        eos_token=_CHAT[1],
+        pad_token=_END,
+        additional_special_tokens=[*_CHAT, *_VISION],
+        model_max_length=1024,
+        chat_template=_CHAT_TEMPLATE,
+    )
+    tokenizer.save_pretrained(target)
+    _write_old_files(target, vocabulary, merges)
+    whole: dict[str, int] = tokenizer.get_vocab()
+    return whole
+
+
+def _save(build: Callable[[], nn.Module], target: Path, seed: int) -> None:
+    """Config and weights of a model of transformers that is drawn from `seed`, without its progress bar."""
+    from transformers.utils import logging
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = build()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model.save_pretrained(target)
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _write_old_files(target: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    """The tokenizer as the hub has it beside `tokenizer.json`."""
+    (target / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (target / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _merges(spelled: list[list[str]]) -> list[tuple[str, str]]:
     """Merges, the most frequent pair first, until each word is one token (tokenizers' trainer breaks ties
     differently from process to process).
+
+    spelled: words as lists of tokens; they are merged in place.
     """
-    spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     merges = []
     while pairs := Counter(pair for word in spelled for pair in pairwise(word)):
         pair = min(pairs, key=lambda one: (-pairs[one], one))

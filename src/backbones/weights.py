@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def check_loaded(network: nn.Module) -> None:
             f"{type(network).__name__} is for prediction with published weights here, and none were loaded: "
             "type weights=FILE"
         )
+
+
+def building_on_meta() -> bool:
+    """Whether modules built now get shapes without memory, so that no weight is to be read."""
+    return torch.empty(0).is_meta
+
+
+def undrawn(pretrained: bool | str) -> AbstractContextManager[None]:
+    """Leaves weights of transformers undrawn that are about to be loaded: drawing ViT-B/32 takes seconds."""
+    from transformers.initialization import no_init_weights
+
+    loads = pretrained is not False and not building_on_meta()
+    return no_init_weights() if loads else nullcontext()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

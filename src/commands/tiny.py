@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from ..errors import TapetumError, did_you_mean
 
-KINDS = {"clip": "model=clip_linear model.net.backbone={directory}"}
+KINDS = {
+    "clip": "model=clip_linear model.net.backbone={directory}",
+    "qwen_vl": "model=qwen_vl model.net.backbone={directory}",
+}
 """What there is, and the overrides that use it."""
 
 _USAGE = f"tapetum tiny {'|'.join(KINDS)} DIR [--seed N]"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones import clip, frozen, stages, text
 from ..backbones.freezing import KeepsFrozen, freeze
+from ..backbones.weights import building_on_meta
 from ..errors import ConfigError
 from ..images.normalize import Normalize
 from .clip import no_text_tower, two_way
@@ -138,7 +139,7 @@ def _rows(
     half = {"front": 0, "middle": length // 2, "end": length}
     if position not in half:
         raise ConfigError(f"model.net.position={position} is none of {', '.join(half)}")
-    if clip.building_on_meta():
+    if building_on_meta():
         slots = torch.full((2, length + 4), -1)
         return torch.zeros_like(slots), slots, torch.zeros(2, dtype=torch.long)
     start, end = text.marks(backbone)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tapetum.backbones import clip, tiny
+from tapetum.backbones import clip, repository, tiny
 from tapetum.errors import CheckpointError, ConfigError
 from tapetum.images.geometry import InputSpec, prepare
 from tapetum.images.normalize import CLIP, Normalize
@@ -27,7 +27,7 @@ def directory(original, tmp_path):
 @pytest.fixture
 def no_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    clip._on_the_hub.cache_clear()
+    repository.on_the_hub.cache_clear()
     return tmp_path / "hub"
 
 
@@ -164,6 +164,10 @@ def test_a_directory_that_is_no_clip_is_named(directory, tmp_path):
     edited(directory / "config.json", model_type="bert")
     with pytest.raises(ConfigError, match="model_type='bert'"):
         clip.create(str(directory), pretrained=True)
+    for vision in (3, {"hidden_size": "wide"}):
+        edited(directory / "config.json", model_type="clip", vision_config=vision)
+        with pytest.raises(ConfigError, match=r"the config\.json of .* is damaged"):
+            clip.create(str(directory), pretrained=True)
     (directory / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         clip.create(str(directory), pretrained=True)

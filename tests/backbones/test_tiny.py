@@ -8,7 +8,15 @@ import pytest
 import torch
 from tapetum.backbones import tiny
 from tapetum.errors import DataError
-from transformers import AutoTokenizer, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    Qwen2Tokenizer,
+)
 
 LAYOUT = {
     "config.json",
@@ -19,11 +27,20 @@ LAYOUT = {
     "vocab.json",
     "merges.txt",
 }
+QWEN_LAYOUT = LAYOUT | {"generation_config.json", "chat_template.jinja"}
+QWEN_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TEXT = "Is this image real or fake? Answer with one word."
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return tiny.clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def qwens(tmp_path_factory):
+    root = tmp_path_factory.mktemp("qwen")
+    return {name: tiny.qwen_vl(root / name, model_type=name) for name in QWEN_TYPES}
 
 
 def test_transformers_loads_all_of_it(directory):
@@ -54,19 +71,62 @@ def test_the_old_tokenizer_files_say_the_same(directory, tmp_path):
     assert one(text)["input_ids"] == other(text)["input_ids"]
 
 
-def test_a_seed_writes_the_same_bytes_in_every_process(directory, tmp_path):
-    before = torch.random.get_rng_state()
-    again = tiny.clip(tmp_path / "again")
-    assert torch.equal(torch.random.get_rng_state(), before)
+def test_a_seed_writes_the_same_bytes_in_every_process(directory, qwens, tmp_path):
+    first = {"clip": (directory, LAYOUT), "qwen_vl": (qwens["qwen2_5_vl"], QWEN_LAYOUT)}
     elsewhere = tmp_path / "elsewhere"
-    code = f"from tapetum.backbones.tiny import clip; clip({str(elsewhere)!r})"
+    written = "; ".join(f"tiny.{kind}({str(elsewhere / kind)!r})" for kind in first)
+    code = f"from tapetum.backbones import tiny; {written}"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
-    for name in LAYOUT:
-        assert (
-            (again / name).read_bytes() == (directory / name).read_bytes() == (elsewhere / name).read_bytes()
-        )
-    other = tiny.clip(tmp_path / "other", seed=1) / "model.safetensors"
-    assert other.read_bytes() != (directory / "model.safetensors").read_bytes()
+    for kind, (one, layout) in first.items():
+        before = torch.random.get_rng_state()
+        again = getattr(tiny, kind)(tmp_path / kind)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        for name in layout:
+            assert (again / name).read_bytes() == (one / name).read_bytes(), name
+            assert (elsewhere / kind / name).read_bytes() == (one / name).read_bytes(), name
+        other = getattr(tiny, kind)(tmp_path / f"other {kind}", seed=1) / "model.safetensors"
+        assert other.read_bytes() != (one / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("model_type", QWEN_TYPES)
+def test_transformers_loads_all_of_a_qwen_vl_and_the_image_matters(qwens, model_type):
+    place = qwens[model_type]
+    assert {file.name for file in place.iterdir()} == QWEN_LAYOUT
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(place),
+        AutoProcessor.from_pretrained(place),
+    )
+    assert model.config.model_type == model_type
+    assert 200_000 < sum(value.numel() for value in model.parameters()) < 300_000
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": TEXT}]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert prompt == (
+        f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{TEXT}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    logits = []
+    for image in torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8):
+        inputs = processor(text=[prompt], images=[image], return_tensors="pt")
+        tokens = int(inputs["image_grid_thw"].prod()) // 4
+        assert (inputs["input_ids"] == model.config.image_token_id).sum() == tokens == 6
+        with torch.no_grad():
+            logits.append(model(**inputs).logits[0, -1])
+    assert (logits[0] - logits[1]).abs().max() > 0.1
+    written = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert written.shape[1] <= inputs["input_ids"].shape[1] + 2
+
+
+def test_a_qwen_tokenizer_has_common_words_marks_and_any_text(qwens):
+    for load in (Qwen2Tokenizer, AutoTokenizer):
+        tokenizer = load.from_pretrained(qwens["qwen2_5_vl"])
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(TEXT)["input_ids"])
+        assert " ".join(tokens) == "Is Ġthis Ġimage Ġreal Ġor Ġfake ? ĠAnswer Ġwith Ġone Ġword ."
+        text = "ünknown zebra 7\n"
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        marks = "<|im_start|><|im_end|><|vision_start|><|vision_end|><|image_pad|><|video_pad|><|endoftext|>"
+        ids = tokenizer(marks)["input_ids"]
+        assert len(ids) == len(set(ids)) == 7
+        assert tokenizer.decode(ids, skip_special_tokens=True) == ""
+        assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_stays(directory, tmp_path, monkeypatch):

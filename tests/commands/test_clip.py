@@ -7,7 +7,7 @@ import pytest
 import tapetum
 import torch
 from peft import PeftModel
-from tapetum.backbones import clip, tiny
+from tapetum.backbones import clip, repository, tiny
 from tapetum.cli import main
 from tapetum.runs.checkpoints import read_checkpoint
 
@@ -126,7 +126,7 @@ def test_absent_weights_give_the_two_commands_before_a_run_is_made(
     place, tmp_path, monkeypatch, capsys, mode
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    clip._on_the_hub.cache_clear()
+    repository.on_the_hub.cache_clear()
     assert run("train", f"model={mode}", "data=genimage", "accelerator=cpu") == 2
     said = capsys.readouterr().err
     assert "hf download openai/clip-vit-base-patch32" in said

@@ -60,35 +60,13 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     """
     import torch
 
-    from ..runs.building import data_name
     from ..runs.directory import open_run
     from ..runs.loading import load_module
 
     own = open_run(run)
-    keys = [one.lstrip("+~").split("=")[0] for one in overrides]
-    for one, key in zip(overrides, keys, strict=True):
-        if key not in ("data", "accelerator", "allow_targets") and not key.startswith(_MAY_CHANGE):
-            raise ConfigError(
-                f"{one} would change the run's model: evaluate RUN takes data=…, data.key=…, accelerator=…, "
-                "trainer.precision=… and allow_targets=[…] only"
-            )
-    if "data.val_fraction" in keys:
-        raise ConfigError("data.val_fraction: evaluate sets nothing aside; it takes the test split as it is")
-    swaps = "data" in keys
-    keeps = [one for one, key in zip(overrides, keys, strict=True) if key.startswith("data.") and not swaps]
-    other = compose(prepare([one for one in overrides if one not in keeps], multirun=False))
+    other = named_by(overrides, "evaluate RUN takes", task=own.read_config()["task"])
     loaded = load_module(run, allow=other.config["allow_targets"])
-    config = {**loaded.config, "allow_targets": other.config["allow_targets"]}
-    config["data"] = other.config["data"] if swaps else replaced(config, keeps)["data"]
-    settings = ("accelerator", "devices", "strategy", "precision") if "accelerator" in keys else ()
-    named = [key.removeprefix("trainer.") for key in keys if key.startswith("trainer.")]
-    config["trainer"] = config["trainer"] | {key: other.config["trainer"][key] for key in (*settings, *named)}
-    config["paths"] = config["paths"] | {
-        key: other.config["paths"][key]
-        for key in ("data", "cache")  # of this machine, now
-    }
-    check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
-    name = other.choices["data"] if swaps else data_name(config)
+    config, name = with_data(loaded.config, other, overrides)
     directory = own.path / "evaluations" / f"{name}-{secrets.token_hex(3)}"
     with torch.inference_mode():
         return _evaluate(
@@ -102,6 +80,68 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
 
 
 _MAY_CHANGE = ("data.", "trainer.", "paths.")
+_ANY_MODEL = {"retrieval": ("model=small_embedder",)}
+"""Task → what composes to it; without a model, detection does."""
+
+
+def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
+    """What overrides of a finished run compose to, single keys of its own data left out.
+
+    takes: whose overrides they are, for the ConfigError about one that would change the model. task: of the
+    run, which decides the DataModule that keys of data=NAME belong to.
+    """
+    keys = _keys(overrides)
+    for one, key in zip(overrides, keys, strict=True):
+        if key not in ("data", "accelerator", "allow_targets") and not key.startswith(_MAY_CHANGE):
+            raise ConfigError(
+                f"{one} would change the run's model: {takes} data=…, data.key=…, accelerator=…, "
+                "trainer.precision=… and allow_targets=[…] only"
+            )
+    if "data.val_fraction" in keys:
+        raise ConfigError(
+            f"data.val_fraction: {takes.split()[0]} sets nothing aside; it takes the test split as it is"
+        )
+    words = [one for one in overrides if one not in _of_own_data(overrides)]
+    return compose(prepare([*_ANY_MODEL.get(task, ()), *words], multirun=False))
+
+
+def with_data(
+    saved: Mapping[str, Any], other: Composed, overrides: Sequence[str]
+) -> tuple[dict[str, Any], str]:
+    """A saved config with the data and the device that overrides name, checked; and a name of the data.
+
+    other: as `named_by` gives it for the same overrides.
+    """
+    from ..runs.building import data_name
+
+    keys = _keys(overrides)
+    swaps = "data" in keys
+    config: dict[str, Any] = {**saved, "allow_targets": other.config["allow_targets"]}
+    config["data"] = other.config["data"] if swaps else replaced(config, _of_own_data(overrides))["data"]
+    if swaps and "radiometry" in saved["data"] and not any(key.startswith("data.radiometry") for key in keys):
+        # what a count of the sensor looks like to these weights
+        config["data"] = {**config["data"], "radiometry": saved["data"]["radiometry"]}
+    settings = ("accelerator", "devices", "strategy", "precision") if "accelerator" in keys else ()
+    named = [key.removeprefix("trainer.") for key in keys if key.startswith("trainer.")]
+    config["trainer"] = config["trainer"] | {key: other.config["trainer"][key] for key in (*settings, *named)}
+    config["paths"] = config["paths"] | {
+        key: other.config["paths"][key]
+        for key in ("data", "cache")  # of this machine, now
+    }
+    check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
+    return config, other.choices["data"] if swaps else data_name(config)
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [one.lstrip("+~").split("=")[0] for one in overrides]
+
+
+def _of_own_data(overrides: Sequence[str]) -> list[str]:
+    """Single keys of the data that the run has."""
+    keys = _keys(overrides)
+    if "data" in keys:
+        return []
+    return [one for one, key in zip(overrides, keys, strict=True) if key.startswith("data.")]
 
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
@@ -146,7 +186,7 @@ def _evaluate(
     problems = hardware_problems(config["trainer"])
     if problems:
         raise ConfigError(problems)
-    index, splits = _judged(config, trained_on)
+    index, splits = judged_index(config, trained_on)
     data = build_datamodule(config, index, module, progress_to(console, "decoding"))
     settings = config["trainer"]
     task = task_of(config)
@@ -169,7 +209,7 @@ def _evaluate(
     return directory
 
 
-def _judged(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list[str]]:
+def judged_index(config: dict[str, Any], trained_on: str | None) -> tuple[Index, list[str]]:
     """The Index and the splits of it that are judged.
 
     On the Index that a run was trained on: its val, which chose, and its test. On any other data nothing is

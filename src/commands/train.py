@@ -111,6 +111,7 @@ def execute(
     from .console import console
     from .finders import search
     from .preflight import preflight
+    from .radiometry import with_fitted_map
     from .trackers import tracked
     from .trainer_parts import quiet_lightning
 
@@ -122,6 +123,7 @@ def execute(
     with logging_to(run.log, console) if first else nullcontext(), quiet_lightning():
         if first:
             write_json(run.environment, environment())
+        config = with_fitted_map(run, config, checked.index)
         config = search(run, config, checked.index)
         with tracked(run, config) as loggers:
             return _execute(run, config, checkpoint, checked, loggers, began)
@@ -170,7 +172,7 @@ def _execute(
     if loggers:
         wired.hand_over(metrics, predictions, best)
     monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
-    for table in task.tables(metrics, monitor=monitor, title=config["name"]):
+    for table in task.tables(metrics, config, monitor=monitor, title=config["name"]):
         console.print(table, highlight=False)
     if not config["trainer"].get("fast_dev_run"):
         if said := advice_line(run):
@@ -357,7 +359,7 @@ class _Wired:
         from ..tasks import task_of
         from .trackers import hand_over
 
-        shown = task_of(self.config).samples(predictions, self.checked.index, self.config["data"]["decoder"])
+        shown = task_of(self.config).samples(predictions, self.checked.index, self.config)
         logged = frozenset(self.history.columns)
         step = self.trainer.global_step
         hand_over(self.trainer.loggers[1:], FinishedRun(self.run, step, metrics, logged, best, shown))

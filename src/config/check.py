@@ -20,6 +20,7 @@ from .schema import (
     COLUMNS,
     COMPLETED_BELOW,
     FIGURES,
+    FOREIGN,
     INCOMPLETE,
     MAPPINGS,
     METRICS,
@@ -221,6 +222,12 @@ def _column_problems(config: Mapping[str, Any]) -> Iterator[str]:
     columns = constant(target.rsplit(".", 1)[0], "COLUMNS")
     if not isinstance(columns, tuple):
         return
+    theirs, ours = FOREIGN.get(task, ("", ""))
+    if theirs in columns and ours not in columns:
+        yield (
+            f"task {task} can't learn from data.index._target_={target}, whose labels are those of another "
+            f"task (it has the column {theirs}): choose another data=NAME, or a model=NAME of another task"
+        )
     for column in COLUMNS.get(task, ()):
         if column not in columns:
             yield (

@@ -20,7 +20,7 @@ class Root:
     paths: dict[str, Any]
     trainer: dict[str, Any]
     train: dict[str, Any]
-    task: Literal["detection"]
+    task: Literal["detection", "retrieval"]
     model: dict[str, Any]
     data: dict[str, Any]
     optimizer: dict[str, Any]
@@ -158,7 +158,13 @@ PROVIDED: dict[str, dict[str, str]] = {
 COMPLETED_BELOW = ("callbacks", "logger")
 
 # Columns of the Index that a task can't do without.
-COLUMNS: dict[str, tuple[str, ...]] = {"detection": ("label",)}
+COLUMNS: dict[str, tuple[str, ...]] = {"detection": ("label",), "retrieval": ("label", "class")}
+
+# Columns with which a layout that lacks the second one is another task's: its labels mean something else.
+FOREIGN: dict[str, tuple[str, str]] = {"detection": ("class", "generator")}
+
+# A model of each task, for commands that compose data alone: the task decides whose arguments `data` has.
+ANY_MODEL: dict[str, str] = {"detection": "npr_64", "retrieval": "small_embedder"}
 
 # What each task logs on validation, and which way it improves.
 METRICS: dict[str, dict[str, str]] = {
@@ -175,7 +181,23 @@ METRICS: dict[str, dict[str, str]] = {
         "val/fake_accuracy": "max",
         "train/loss": "min",
         "train/accuracy": "max",
-    }
+    },
+    "retrieval": {
+        "val/recall_at_1": "max",
+        "val/recall_at_5": "max",
+        "val/recall_at_10": "max",
+        "val/map": "max",
+        "val/map_at_r": "max",
+        "val/r_precision": "max",
+        "val/minp": "max",
+        "val/nn_accuracy": "max",
+        "val/nn_balanced_accuracy": "max",
+        "val/knn_accuracy": "max",
+        "val/knn_balanced_accuracy": "max",
+        "val/centroid_accuracy": "max",
+        "val/centroid_balanced_accuracy": "max",
+        "train/loss": "min",
+    },
 }
 
 # What each task computes of a split of its own accord: names that a metric of the user's can't have.
@@ -184,5 +206,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
         *(name.removeprefix("val/") for name in METRICS["detection"] if name.startswith("val/")),
         *("nll", "brier", "ece", "threshold"),
         *("accuracy_tuned", "real_accuracy_tuned", "fake_accuracy_tuned"),
-    )
+    ),
+    "retrieval": tuple(name.removeprefix("val/") for name in METRICS["retrieval"]),
 }

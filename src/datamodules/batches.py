@@ -22,3 +22,21 @@ class DetectionBatch(TypedDict):
     index: Tensor
     labels: Tensor
     generators: Tensor
+
+
+class RetrievalBatch(TypedDict):
+    """images uint8, or float32 in [0, 1] where they went through a radiometric map, [B, C, H, W], or a list
+    of B [C, h, w]; the rest int64 [B], -1 where nothing is known.
+
+    With data.cache=features a batch has `features` instead of images, see `DetectionBatch`. roles are those
+    of `indexes.roles`: 0 query, 1 gallery. cameras, sequences and modalities number the Index's sorted names.
+    """
+
+    images: NotRequired[Tensor | list[Tensor]]
+    features: NotRequired[Tensor]
+    index: Tensor
+    labels: Tensor
+    roles: Tensor
+    cameras: Tensor
+    sequences: Tensor
+    modalities: Tensor

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..indexes.roles import GALLERY, resolved
 from ..indexes.table import Index
 from ..metrics.thresholds import Thresholds
 
@@ -61,6 +62,42 @@ def detection_predictions(
     if "data" in taken.column_names:
         table = table.append_column("data", taken.column("data").cast(pa.string()))
     return table
+
+
+def retrieval_predictions(index: Index, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> pa.Table:
+    """Predictions of Index rows int64 [n] with embeddings float32 [n, D]; a row that comes twice stays once.
+
+    `role` is the one that `indexes.roles` gives, never null; `box` is there where the Index has one, `root`
+    where it has several, and `data` where several data sets were joined.
+    """
+    rows, first = np.unique(rows, return_index=True)
+    vectors = np.ascontiguousarray(embeddings[first], np.float32)
+    taken = index.table.take(pa.array(rows))
+    names = np.where(resolved(index)[rows] == GALLERY, "gallery", "query")
+
+    def text(name: str) -> pa.Array | pa.ChunkedArray:
+        known = name in taken.column_names
+        return taken.column(name).cast(pa.string()) if known else pa.nulls(len(rows), pa.string())
+
+    columns = {
+        "index": pa.array(rows),
+        "path": text("path"),
+        "split": text("split"),
+        "label": pc.cast(taken.column("label"), pa.int64()),
+        "class": text("class"),
+        "role": pa.array(names.tolist(), pa.string()),
+        "camera": text("camera"),
+        "sequence": text("sequence"),
+        "modality": text("modality"),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+    }
+    if len(index.roots) > 1:  # the same relative path may be another file
+        columns["root"] = taken.column("root")
+    if "box" in taken.column_names:
+        columns["box"] = taken.column("box")
+    if "data" in taken.column_names:
+        columns["data"] = text("data")
+    return pa.table(columns)
 
 
 def write_predictions(table: pa.Table, path: Path) -> None:

@@ -83,6 +83,11 @@ class NetworkModule(lightning.LightningModule):
             return outputs
         return self(batch["images"])  # type: ignore[no-any-return]
 
+    @property
+    def trained(self) -> nn.Module:
+        """What the optimizer trains: the network, and a loss that has weights of its own."""
+        return self.net
+
     def flush_when_due(self) -> None:
         """For the end of a training step: read the buffer every `log_every_n_steps`, between two updates."""
         if (
@@ -165,7 +170,7 @@ class NetworkModule(lightning.LightningModule):
             raise ConfigError("this module was built without an optimizer and can only predict")
         later, ratio = self._later
         optimizer = build_optimizer(
-            self._optimizer, self.net, backbone_lr=self.backbone_lr, later=later, later_lr_ratio=ratio
+            self._optimizer, self.trained, backbone_lr=self.backbone_lr, later=later, later_lr_ratio=ratio
         )
         if self._scheduler is None:
             return optimizer
@@ -241,14 +246,16 @@ class NetworkModule(lightning.LightningModule):
 
 
 def gathered(seen: Mapping[str, Tensor], all_gather: Callable[[Tensor], Any]) -> dict[str, Tensor]:
-    """All ranks' values [n], each image once.
+    """All ranks' values [n, …], each image once.
 
     Ranks that came up short repeated their last row; one that left bad images out has fewer than others.
-    all_gather: [n] of this rank to [world, n].
+    all_gather: [n, …] of this rank to [world, n, …].
     """
     longest = int(all_gather(torch.tensor(len(seen["index"]), device=seen["index"].device)).max())
     everyone = {
-        name: all_gather(F.pad(value, (0, longest - len(value)), value=-1)).flatten()
+        name: all_gather(
+            F.pad(value, (*[0, 0] * (value.ndim - 1), 0, longest - len(value)), value=-1)
+        ).flatten(0, 1)
         for name, value in seen.items()
     }
     rows, inverse = torch.unique(everyone["index"], return_inverse=True)

@@ -225,16 +225,16 @@ def _epoch(trainer: lightning.Trainer) -> int:
 
 
 def _of_this_epoch(trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, float]:
-    """Loss, accuracy and learning rates as they are now: what Lightning keeps is of the last whole epoch.
+    """Training figures and learning rates as they are now: what Lightning keeps is of the last whole epoch.
 
     A checkpoint that is written after a validation or a step comes before the epoch's own figures.
     """
     module.flush()  # type: ignore[operator]  # every task's module has a StepBuffer
-    loss, accuracy = module.buffer.epoch()  # type: ignore[union-attr,operator]
-    both = torch.tensor([loss, accuracy], device=module.device)
-    seen = trainer.strategy.reduce(both, reduce_op="mean").tolist()
+    here: dict[str, float] = module.train_figures()  # type: ignore[operator]
+    every = torch.tensor(list(here.values()), device=module.device)
+    seen = trainer.strategy.reduce(every, reduce_op="mean").tolist()
     rates: dict[str, float] = module.learning_rates()  # type: ignore[operator]
-    figures = dict(zip(("train/loss", "train/accuracy"), seen, strict=True))
+    figures = dict(zip(here, seen, strict=True))
     return {name: value for name, value in figures.items() if not math.isnan(value)} | rates
 
 

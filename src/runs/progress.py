@@ -20,6 +20,12 @@ from rich.progress import (
 
 log = logging.getLogger("tapetum")
 
+SHOWN = (
+    *("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/auroc"),
+    *("val/recall_at_1", "val/knn_accuracy", "val/knn_balanced_accuracy"),
+)
+"""What an epoch's line has, as far as the task logs it; the monitored figure comes last."""
+
 
 class TrainingProgress(ProgressBar):
     """Loss (last and mean), images per second and time left; drawn only when the module's buffer was read.
@@ -84,10 +90,9 @@ class TrainingProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook: the epoch's line, which is also what train.log keeps."""
         module.flush()  # type: ignore[operator]
-        loss, accuracy = module.buffer.epoch()  # type: ignore[union-attr,operator]
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values = {**logged, "train/loss": loss, "train/accuracy": accuracy}
-        shown = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/auroc", self.monitor]
+        values = {**logged, **module.train_figures()}  # type: ignore[operator]  # of every NetworkModule
+        shown = [*SHOWN, self.monitor]
         figures = [f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values]
         seconds = time.perf_counter() - self._epoch_began
         log.info("%s  %s  %.0f s", _epoch(trainer), "  ".join(figures), seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +19,15 @@ from ..evaluation.detection import Interval, evaluate, intervals
 from ..evaluation.paired import Judged
 from ..evaluation.predictions import read_predictions
 from ..evaluation.table import evaluation_table
-from ..images.sources import read_image
 from ..indexes.table import Index
 from ..inference.detect import detect
 from ..inference.predictions import detection_predictions
 from ..metrics.binary import fit_threshold
+from ..reports.detection import write_detection_report
+from ..reports.detection_sections import CLASSES, WORST
 from ..reports.evaluation_table import terminal_table, write_tables
 from ..reports.published import published_beside, published_tables
-from ..reports.run import RunReport, write_report
-from ..reports.sections import CLASSES, WORST
+from ..reports.run import RunReport
 from ..reports.terminal import generator_table, metrics_table, run_line
 from ..runs.trackers import Sample
 from .task import Predicted, Task
@@ -99,9 +99,11 @@ class Detection(Task):
 
     def report(self, source: RunReport, out: Path) -> Path:
         """Curves, confusion, generators, calibration and what was confidently wrong."""
-        return write_report(source, out)
+        return write_detection_report(source, out)
 
-    def tables(self, metrics: Mapping[str, float], *, monitor: str | None, title: str) -> list[Any]:
+    def tables(
+        self, metrics: Mapping[str, float], config: Mapping[str, Any], *, monitor: str | None, title: str
+    ) -> list[Any]:
         """All figures, generator by generator, and the line of the run."""
         found: list[Any] = [metrics_table(metrics, monitor=monitor, title=title)]
         generators = generator_table(metrics)
@@ -110,7 +112,7 @@ class Detection(Task):
         return [*found, run_line(metrics)] if run_line(metrics) else found
 
     def samples(
-        self, predictions: Mapping[str, pa.Table], index: Index, decoder: Literal["fast", "pillow"]
+        self, predictions: Mapping[str, pa.Table], index: Index, config: Mapping[str, Any]
     ) -> list[Sample]:
         """The images that the report shows as most confidently wrong, at most 512 pixels wide and high."""
         split = next((split for split in ("test", "val") if split in predictions), None)
@@ -118,11 +120,11 @@ class Detection(Task):
         for row in most_confidently_wrong(predictions[split], WORST).to_pylist() if split else []:
             root, path = index.location(row["index"])
             try:
-                pixels = read_image(root, path, channels=3, backend=decoder)
+                pixels = self.picture(root, path, config["data"]["decoder"])
             except (TapetumError, OSError) as error:
                 log.warning("%s is not shown to the trackers: %s", row["path"], error)
                 continue
-            image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            image = Image.fromarray(pixels)
             image.thumbnail((_LARGEST, _LARGEST))
             what = " ".join(filter(None, (CLASSES[row["label"]], row["generator"])))
             caption = f"{row['path']}: {what}, probability of generated {row['probability']:.3f}"
@@ -152,7 +154,7 @@ class Detection(Task):
         return shown
 
     def intervals(
-        self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]
+        self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float], config: Mapping[str, Any]
     ) -> dict[str, Interval]:
         """Wilson and bootstrap bounds of both splits."""
         bounds: dict[str, Interval] = {}

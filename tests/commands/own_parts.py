@@ -29,6 +29,21 @@ class Plain(nn.Module):
         return self.layers(torch.cat([means, 10 * rough], dim=1)).squeeze(1)
 
 
+class PlainEmbedder(nn.Module):
+    """A unit vector without batch statistics: a coarse grid of the image, then two layers."""
+
+    dimension = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_spec = InputSpec(size=(32, 32), resize="squash", channels=1)
+        self.layers = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, self.dimension))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = F.adaptive_avg_pool2d(images.float() / 255, 8).flatten(1) - 0.5
+        return F.normalize(self.layers(pixels), dim=1)
+
+
 class Frozen(Plain):
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,10 @@ from tapetum.config.check import check_config
 from tapetum.config.compose import Composed, compose
 from tapetum.config.groups import groups, option_names
 from tapetum.config.overrides import prepare
+from tapetum.config.schema import METRICS
+from tapetum.errors import ConfigError, TapetumError
 from tapetum.runs.building import build_index
+from torch import nn
 
 from layouts import (
     make_aigcdetectbenchmark,
@@ -24,11 +27,18 @@ from layouts import (
     make_cifake,
     make_community_forensics,
     make_drct,
+    make_flir_adas,
     make_folder,
     make_forensynths,
     make_genimage,
     make_hf,
+    make_identity_folder,
+    make_infrared_folder,
+    make_llcm,
     make_manifest,
+    make_regdb,
+    make_solar_modules,
+    make_sysu_mm01,
     make_tars,
     make_univfd,
     make_wildrf,
@@ -45,6 +55,22 @@ NEEDED = {
         "callbacks.gradual_unfreeze.schedule={2: 2, 4: all}",
     ],
 }
+STAND_INS = {
+    "tapetum.detectors.clip": "tiny-clip",
+    "tapetum.detectors.knn": "tiny-clip",
+    "tapetum.detectors.prompt": "tiny-clip",
+    "tapetum.embedders.qwen_vl": "tiny-qwen-vl",
+}
+RETRIEVAL = {
+    "infrared_folder": make_infrared_folder,
+    "identity_folder": make_identity_folder,
+    "solar_modules": make_solar_modules,
+    "flir_adas": make_flir_adas,
+    "sysu_mm01": make_sysu_mm01,
+    "regdb": make_regdb,
+    "llcm": make_llcm,
+}
+NEEDED |= {("data", name): ["model=small_embedder"] for name in (*RETRIEVAL, "synthetic_infrared")}
 NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
 TINY = ["data.index.train=64", "data.index.test=32"]
 EXPERIMENTS = option_names("experiment")
@@ -66,20 +92,23 @@ def data(tmp_path_factory: pytest.TempPathFactory):
     make_wildrf(root / "wildrf")
     make_community_forensics(root / "community_forensics", train=24)
     make_drct(root / "drct", root / "MSCOCO")
+    for name, make in RETRIEVAL.items():
+        make(root / name)
     tiny.clip(root / "tiny-clip")
+    tiny.qwen_vl(root / "tiny-qwen-vl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPETUM_DATA", str(root))
         yield root
 
 
 def composed(*overrides: str) -> Composed:
-    """Composed, with a tiny CLIP in the place of the one that a model names itself."""
+    """Composed, with a tiny CLIP or Qwen-VL in the place of the one that a model names itself."""
     found = compose(prepare(list(overrides), multirun=False))
-    ours = found.config["model"]["net"]["_target_"].split(".")[:3]
+    ours = ".".join(found.config["model"]["net"]["_target_"].split(".")[:3])
     named = any(one.startswith("model.net.backbone=") for one in overrides)
-    if named or ours not in [["tapetum", "detectors", name] for name in ("clip", "knn", "prompt")]:
+    if named or ours not in STAND_INS:
         return found
-    stand_in = f"model.net.backbone={os.environ['TAPETUM_DATA']}/tiny-clip"
+    stand_in = f"model.net.backbone={os.environ['TAPETUM_DATA']}/{STAND_INS[ours]}"
     return compose(prepare([*overrides, stand_in], multirun=False))
 
 
@@ -108,7 +137,6 @@ def test_every_option_composes_and_fits(data, group, option):
 @pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))
 def test_an_accelerator_that_is_not_there_is_said(data, option):
     import torch
-    from tapetum.errors import ConfigError
 
     if option == "mps" or not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="this machine has no"):
@@ -122,6 +150,14 @@ def test_an_accelerator_that_is_not_there_is_said(data, option):
 def test_every_model_fits_every_data_set(data, model, source):
     small = TINY if source == "synthetic" else []
     needed = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
+    needed = [one for one in needed if not one.startswith("model=")]
+    task = composed(f"model={model}", *NEEDED.get(("model", model), [])).config["task"]
+    if task != ("retrieval" if source in (*RETRIEVAL, "synthetic_infrared") else "detection"):
+        other = composed(f"model={model}", f"data={source}", *small, *needed)
+        with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
+            check_config(other, need_files=False)
+            build_index(other.config)
+        return
     chosen = composed(f"model={model}", f"data={source}", *small, *needed)
     check_config(chosen, need_files=False)
     index = build_index(chosen.config)
@@ -151,11 +187,20 @@ OTHER = {
     "model.net.pretrained": "false",
     "model.net.backbone": "openai/clip-vit-base-patch16",
     "trainer.precision": "bf16-true",
+    "model.net.name": "resnet18",
+    "data.batch_size": "96",
+    "data.images_per_class": "2",
+    "model.miner._target_": "pytorch_metric_learning.miners.BatchEasyHardMiner",
+    "model.loss._target_": "pytorch_metric_learning.losses.NTXentLoss",
+    "model.warm_start.loss._target_": "pytorch_metric_learning.losses.CosFaceLoss",
+    "model.warm_start.loss._partial_": None,
 }
 
 
 def changed(key: str, value: Any) -> str | None:
     """The override that sets a key to another value of its kind; None where the other value is an error."""
+    if key == "train.monitor" and value in METRICS["retrieval"]:
+        return f"{key}=val/minp"
     if key in OTHER:
         return OTHER[key] and f"{key}={OTHER[key]}"
     if isinstance(value, bool):
@@ -200,12 +245,20 @@ def snapshot(*overrides: str) -> str:
     ]
     everything = [
         {key: value for key, value in explain(chosen).items() if key != "config"},
-        str(net), net, module, module.loss, module.thresholds, datamodule, datamodule.augment,
+        str(net), net, module, *parts_of(module), datamodule, datamodule.augment,
         *datamodule.augment.before_crop, *datamodule.augment.after_crop,
         *[one for built in callbacks for one in (built if isinstance(built, list) else [built])],
         config["trainer"], config["seed"], config["train"],
     ]  # fmt: skip
     return "\n".join(described(one) for one in everything)
+
+
+def parts_of(module: Any) -> list[Any]:
+    """Losses and settings of a task's module, whichever it has."""
+    names = ("loss", "thresholds", "mined", "start", "decision", "target")
+    found = [one for name in names if (one := getattr(module, name, None)) is not None]
+    inside = [one for part in found if isinstance(part, nn.Module) for one in part.modules()]
+    return [*found, *inside, getattr(getattr(module, "warm", None), "weight", None)]
 
 
 def described(value: Any) -> str:

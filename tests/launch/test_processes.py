@@ -15,7 +15,7 @@ from tapetum.launch.processes import world_size
 from tapetum.runs.checkpoints import read_checkpoint
 
 from commands.experiments import HERE, PLAIN, runs, tiny
-from layouts import make_folder
+from layouts import make_folder, make_infrared_folder
 
 
 def train(data, outputs, *more):
@@ -80,3 +80,55 @@ def test_several_machines_are_refused():
         ConfigError, match=r"trainer\.num_nodes=2: one machine is what can be launched so far"
     ):
         world_size({"devices": 1, "num_nodes": 2, "accelerator": "cpu"})
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        (
+            "+model.loss.margin=0.3",
+            "model.miner._target_=pytorch_metric_learning.miners.BatchHardMiner",
+        ),
+        ("model.loss._target_=pytorch_metric_learning.losses.ArcFaceLoss", "model.miner=null"),
+    ],
+    ids=["batch-hard", "a loss with weights of its own"],
+)
+def test_two_processes_compare_the_images_of_both(tmp_path, loss):
+    data = make_infrared_folder(tmp_path / "data", splits={"train": 13, "val": 5, "test": 3})
+    shared = [
+        "model=small_embedder",
+        "~model.net",
+        "+model.net={_target_: own_parts.PlainEmbedder}",
+        "allow_targets=[own_parts]",
+        "data=infrared_folder",
+        f"data.root={data}",
+        "data.images_per_class=2",
+        "data.num_workers=0",
+        "optimizer=sgd",
+        "optimizer.lr=0.05",
+        "trainer.max_epochs=2",
+        *loss,
+    ]
+    made = {}
+    for name, more in (
+        ("one", ("data.batch_size=8", "accelerator=cpu")),
+        ("two", ("data.batch_size=4", "accelerator=cpu_ddp")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "tapetum", "train", *shared, *more, f"paths.outputs={tmp_path / name}"],
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (made[name],) = (config.parent for config in (tmp_path / name).glob("retrieval/*/*/config.yaml"))
+    states = {
+        name: read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for name, run in made.items()
+    }
+    for name, value in states["one"].items():
+        assert torch.allclose(states["two"][name], value, atol=1e-5, rtol=0), name
+    figures = [json.loads((run / "metrics.json").read_text()) for run in made.values()]
+    for name in ("val/map_at_r", "best/val/map_at_r", "test/recall_at_1", "run/steps"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-6), name

@@ -12,7 +12,10 @@ VERBS = {
     "train": "train a model, evaluate it and write a report (-m: a sweep)",
     "check": "say what a training command would run, and everything that is wrong with it",
     "evaluate": "evaluate runs, or a model with weights, on a data set",
-    "predict": "say of images of your own whether they are real or generated",
+    "predict": "say of images of your own what a model makes of them: real or generated, or embeddings",
+    "gallery": "build a gallery file of a retrieval run: images of known class to compare with",
+    "search": "find the images of a gallery that are most like yours, and name the class",
+    "accept": "hold a retrieval run against targets of accuracy and time, and say whether it passes",
     "report": "write a run's report again, or put runs and sweeps side by side",
     "show": "a page of images exactly as a network gets them",
     "doctor": "say whether this machine is fit for an experiment, and what to type where it is not",
@@ -20,12 +23,15 @@ VERBS = {
     "tiny": "write a tiny random model in the layout of the real one, to try things offline",
 }
 _HIDDEN = ("job",)
+_FAILED = {"accept": 2}
+"""Exit codes of failures that are not 1, which says something else of these verbs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; 0, 1 for a failure that its message explains, 2 for a config error, 130 if interrupted.
 
-    `predict` also ends with 3: written, but some images could not be read.
+    `predict`, `gallery` and `search` also end with 3: done, but some images could not be read. `accept` ends
+    with 1 where a target is missed, and so with 2 for every error.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -56,7 +62,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         return 2
     except TapetumError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 130 if type(error).__name__ == "InterruptedRunError" else 1
+        return 130 if type(error).__name__ == "InterruptedRunError" else _FAILED.get(verb, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

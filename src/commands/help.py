@@ -14,6 +14,9 @@ examples
   tapetum check experiment=cifake                  what would run, without running it
   tapetum evaluate RUN                             RUN is a directory such as outputs/detection/…
   tapetum predict RUN photos photos.csv            every image below a folder
+  tapetum gallery RUN gallery.parquet              the training images of a retrieval run, to be searched
+  tapetum search gallery.parquet query.png         the most similar ones, and the class that follows
+  tapetum accept RUN target_accuracy=0.95 target_seconds=2.0    the exit code says whether it passes
   tapetum report RUN RUN                           runs side by side
   tapetum show data=folder data.root=photos        24 images as the network gets them
   tapetum doctor                                   what this machine has, and what it lacks
@@ -24,21 +27,31 @@ _USAGE = {
     "check": "tapetum check [--json] [group=option …] [key=value …]",
     "evaluate": "tapetum evaluate RUN… [data=… data.key=value …]\n"
     "       tapetum evaluate model=… weights=FILE data=…",
-    "predict": "tapetum predict RUN INPUT… OUTPUT [threshold=config|fitted|0.7]\n"
+    "predict": "tapetum predict RUN INPUT… OUTPUT [threshold=config|fitted|0.7]      a detector's threshold\n"
     "       tapetum predict INPUT… OUTPUT model=… weights=FILE\n"
     "       INPUT: an image, a folder, a pattern in quotes, a list (.txt, .csv), a .tar, a .parquet\n"
     "       OUTPUT: .csv, .json or .parquet",
+    "gallery": "tapetum gallery RUN OUT.parquet                      what the run learnt from\n"
+    "       tapetum gallery RUN OUT.parquet data=… [data.key=value …]   the gallery of other data\n"
+    "       tapetum gallery RUN OUT.parquet INPUT…               images of your own, as predict takes them:\n"
+    "       the class of an image is the name of the folder that it lies in",
+    "search": "tapetum search GALLERY.parquet IMAGE… [k=5] [run=RUN] [out=FILE]\n"
+    "       IMAGE: as predict takes them      k: neighbours to show\n"
+    "       run: where the run that made the gallery is now      out: .csv, .json or .parquet",
+    "accept": "tapetum accept RUN [target_accuracy=0.95] [target_seconds=2.0] [classes=[a,b]]\n"
+    "       [model.decision.rule=nearest|knn|centroid] [data=… data.key=value …] [accelerator=…]\n"
+    "       exit code 0: passes, 1: a target is missed, 2: an error; targets left out are model.target's",
     "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
     "show": "tapetum show [split=train|val|test] [group=option …] [key=value …] [OUTPUT.html]\n"
     "       tapetum show RUN [split=…] [data=… data.key=value …] [augment=…] [OUTPUT.html]",
     "doctor": "tapetum doctor [--json] [--online] [group=option …] [key=value …]\n"
     "       --online: also ask the hub and the trackers whether they answer",
     "download": "tapetum download cifake|flickr30k [DIR] [--endpoint URL] [--revision REVISION]",
-    "tiny": "tapetum tiny clip DIR [--seed N]      then model.net.backbone=DIR",
+    "tiny": "tapetum tiny clip|qwen_vl DIR [--seed N]      then model.net.backbone=DIR",
     "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
 }
 
-COMPOSING = ("train", "check", "evaluate", "predict", "show", "doctor")
+COMPOSING = ("train", "check", "evaluate", "predict", "gallery", "accept", "show", "doctor")
 """Verbs that take groups and keys."""
 
 _KEYS = {

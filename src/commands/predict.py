@@ -6,16 +6,16 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import is_a_file, prepare
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from ..inference.files import Written
-    from ..inference.predictor import Predictor
+    from ..inference.trained import Trained
     from ..inference.verdicts import Threshold
 
 SOME_UNREADABLE = 3
@@ -31,11 +31,11 @@ _FOR_RUNS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predict, and say at which threshold, what was left out and what could not be read. The exit code."""
-    paths, words = _parted(arguments)
+    """Predict, and say what the answers mean, what was left out and what could not be read. The exit code."""
+    paths, words = parted(arguments, _USAGE)
     given = [word.removeprefix("threshold=") for word in words if word.startswith("threshold=")]
     overrides = [word for word in words if not word.startswith("threshold=")]
-    keys = {_key(one) for one in overrides}
+    keys = {key_of(one) for one in overrides}
     run = None if keys & {"model", "weights"} else paths[0] if paths else None
     if len(paths) < (2 if run is None else 3):
         raise ConfigError(_usage(paths))
@@ -52,10 +52,13 @@ def main(arguments: Sequence[str]) -> int:
     threshold = _threshold(given[-1]) if given else None
     workers = predictor.config["data"]["num_workers"] if "data.num_workers" in keys else None
     notes = [f"{note}: {count:,}" for note, count in images.notes.items()]
-    for line in (*notes, str(predictor.rule(threshold))):
+    for line in (*notes, predictor.described(threshold)):
         console.print(line, highlight=False, soft_wrap=True)
     try:
-        with _progress(len(images.paths)) as progress, warnings.catch_warnings():
+        with (
+            progress_bar(len(images.paths), "predicting", "predicted") as progress,
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", module=r"PIL\.")  # what it means is listed as a reason
             written = predictor.predict_files(
                 images, output, workers=workers, threshold=threshold, progress=progress
@@ -66,24 +69,21 @@ def main(arguments: Sequence[str]) -> int:
     return SOME_UNREADABLE if written.unreadable else 0
 
 
-def from_run(run: str, overrides: Sequence[str] = ()) -> Predictor:
+def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) -> Trained:
     """A run's best weights, or those of one of its checkpoints; `predict_files` is what the verb then does.
 
     Overrides: data.eval_batch_size, data.num_workers, data.decoder, trainer.precision, model.thresholds.…,
     accelerator (without it the best device there is), and allow_targets, which a checkpoint can't bring
-    along. Raises ConfigError for any other, and what `tapetum.load` raises.
+    along. Raises ConfigError for any other, saying what the verb takes instead, and what `tapetum.load`
+    raises.
     """
     from ..inference.predictor import load
     from ..metrics.thresholds import Thresholds
 
-    keys = [_key(one) for one in overrides]
+    keys = [key_of(one) for one in overrides]
     for one, key in zip(overrides, keys, strict=True):
         if key not in ("accelerator", "allow_targets") and not key.startswith(_FOR_RUNS):
-            raise ConfigError(
-                f"{one} would change the run, or says nothing to predict: predict RUN takes threshold=…, "
-                "accelerator=…, data.eval_batch_size=…, data.num_workers=…, data.decoder=…, "
-                "trainer.precision=…, model.thresholds.high=…, model.thresholds.low=… and allow_targets=[…]"
-            )
+            raise ConfigError(f"{one} would change the run, or says nothing to predict: {takes or _TAKES}")
     other = compose(prepare(overrides, multirun=False)).config
     # The device is this machine's, whatever the run was trained on; the precision is the run's own.
     trainer = {"accelerator": other["trainer"]["accelerator"], "devices": 1, "strategy": "auto"}
@@ -91,22 +91,25 @@ def from_run(run: str, overrides: Sequence[str] = ()) -> Predictor:
         trainer["precision"] = other["trainer"]["precision"]
     predictor = load(run, device="cpu", allow_targets=other["allow_targets"])
     config = predictor.config
+    if config["task"] != "detection" and (given := [one for one in overrides if "thresholds" in one]):
+        raise ConfigError(f"{given[0]}: a run of {config['task']} gives no verdicts, and has no thresholds")
     config["trainer"] = {**config["trainer"], **trainer}
     for key in keys:
         if key.startswith(_FOR_RUNS):
             _copy(key.split("."), other, config)
     check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
-    predictor.module.thresholds = Thresholds(**config["model"]["thresholds"])  # type: ignore[assignment]
+    if config["task"] == "detection":
+        predictor.module.thresholds = Thresholds(**config["model"]["thresholds"])  # type: ignore[assignment]
     return _placed(predictor)
 
 
-def from_weights(overrides: Sequence[str]) -> Predictor:
+def from_weights(overrides: Sequence[str]) -> Trained:
     """A network with given weights, or one that needs no training, as `model=… weights=FILE` compose it.
 
     Of the data only batch size, decoder and workers matter. Raises ConfigError with every problem of the
     config, CheckpointError where the weights don't fit.
     """
-    from ..inference.predictor import Predictor
+    from ..inference.predictor import trained
     from .weights import module_as_given
 
     composed = compose(prepare(overrides, multirun=False))
@@ -116,10 +119,27 @@ def from_weights(overrides: Sequence[str]) -> Predictor:
         "name a run (tapetum predict RUN INPUT OUTPUT) or weights (tapetum predict INPUT OUTPUT model=… "
         "weights=FILE)",
     )
-    return _placed(Predictor(module.eval(), composed.config, {}, module.device))
+    return _placed(trained(module.eval(), composed.config, _metadata(composed.config["weights"])))
 
 
-def _placed(predictor: Predictor) -> Predictor:
+def _metadata(weights: str | None) -> dict[str, Any]:
+    """What a run's checkpoint says of the images that these weights have learnt from."""
+    from pathlib import Path
+
+    from ..runs.checkpoints import read_checkpoint
+    from ..runs.loading import checkpoint_file
+
+    path = Path(weights or "").expanduser()
+    if not weights or not (path.is_dir() or path.suffix == ".ckpt"):
+        return {}
+    try:
+        metadata = read_checkpoint(checkpoint_file(path))["tapetum"]["metadata"]
+    except CheckpointError:  # they have been loaded: a published file that ends so
+        return {}
+    return {name: metadata[name] for name in ("modalities",) if name in metadata}
+
+
+def _placed(predictor: Trained) -> Trained:
     """On the device of its config; ConfigError where this machine lacks it or its precision."""
     from dataclasses import replace
 
@@ -134,17 +154,22 @@ def _placed(predictor: Predictor) -> Predictor:
     return replace(predictor, module=predictor.module.to(device), device=device)
 
 
-def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def parted(arguments: Sequence[str], usage: str) -> tuple[list[str], list[str]]:
     """(paths, overrides); a word that looks like an override and is a file is a path."""
     flags = [one for one in arguments if one.startswith("-")]
     if flags:
-        raise ConfigError(f"{flags[0]} is a flag, and there are none: {_USAGE}")
+        raise ConfigError(f"{flags[0]} is a flag, and there are none: {usage}")
     is_path = [not _OVERRIDE.match(one) or is_a_file(one) for one in arguments]
     paths = [one for one, path in zip(arguments, is_path, strict=True) if path]
     return paths, [one for one, path in zip(arguments, is_path, strict=True) if not path]
 
 
 _OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@]*=|~\w")
+_TAKES = (
+    "predict RUN takes threshold=…, accelerator=…, data.eval_batch_size=…, data.num_workers=…, "
+    "data.decoder=…, trainer.precision=…, model.thresholds.high=…, model.thresholds.low=… and "
+    "allow_targets=[…]"
+)
 _USAGE = "tapetum predict RUN INPUT… OUTPUT, or tapetum predict INPUT… OUTPUT model=… weights=FILE"
 
 
@@ -153,7 +178,8 @@ def _usage(paths: Sequence[str]) -> str:
     return f"a run (or model=… weights=FILE), images and an output are needed, and there is {named}: {_USAGE}"
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """`data.root` of `+data.root=DIR`."""
     return override.lstrip("+~").split("=")[0]
 
 
@@ -174,34 +200,39 @@ def _copy(names: Sequence[str], source: dict[str, object], target: dict[str, obj
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, now and then a line elsewhere."""
+def progress_bar(total: int, doing: str, done: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, now and then a line elsewhere; takes (done, all)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .console import console, progress_to
 
     if not console.is_terminal:
-        yield progress_to(console, "predicted")
+        yield progress_to(console, done)
         return
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
-        yield lambda done, _: bar.update(task, completed=done)
+        yield lambda images, _: bar.update(task, completed=images)
+
+
+def left_out(what: str, count: int, first: Sequence[tuple[str, str]], listed: object) -> list[str]:
+    """Lines about `count` images without a `what`, of which some are named and all are in `listed`."""
+    if not count:
+        return []
+    more = count - len(first)
+    lines = [f"no {what} for {count:,}, all listed in {listed}"]
+    lines += [f"{path}: {reason}" for path, reason in first]
+    return [*lines, f"… and {more:,} more"] if more else lines
 
 
 def _say(written: Written) -> None:
     from .console import console
 
-    lines = [f"{path}: {reason}" for path, reason in written.first]
-    more = written.unreadable - len(lines)
-    if written.unreadable:
-        lines.insert(0, f"no prediction for {written.unreadable:,}, all listed in {written.listed}")
-        lines += [f"… and {more:,} more"] if more else []
-    counts = ", ".join(
-        f"{count:,} {name}"
-        for name, count in (*sorted(written.verdicts.items()), ("uncertain", written.bands["uncertain"]))
-    )
+    lines = left_out("prediction", written.unreadable, written.first, written.listed)
+    counts = [f"{count:,} {name}" for name, count in sorted(written.verdicts.items())]
+    counts += [f"{written.bands['uncertain']:,} uncertain"] if written.verdicts else []
     rate = (written.images + written.unreadable) / written.seconds
-    lines.append(f"written {written.output}: {written.images:,} images, {counts}, {rate:.0f} images/s")
+    said = ", ".join([f"{written.images:,} images", *counts, f"{rate:.0f} images/s"])
+    lines.append(f"written {written.output}: {said}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

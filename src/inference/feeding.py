@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError
-from .items import Item
+from .items import InfraredItem, Item
 
 AHEAD_BYTES = 2**28
 """Of decoded pixels that wait for the network; each thread may hold one image all the same."""
@@ -23,12 +23,14 @@ AHEAD_BYTES = 2**28
 BATCH_BYTES = 2**25
 """Of pixels in a batch of a network that takes images as they are; one image may be larger."""
 
-Read = Callable[[Item], Tensor]
+Read = Callable[[Item | InfraredItem], Tensor]
 
 
 @dataclass
 class Fed:
-    """Images uint8 [C, h, w] with their numbers, and the items that could not be read: number → reason."""
+    """Images [C, h, w], all uint8 or all float32, with their numbers, and the items that could not be read:
+    number → reason.
+    """
 
     items: list[Item] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -36,11 +38,11 @@ class Fed:
     bad: dict[int, tuple[Item, str]] = field(default_factory=dict)
 
     def stacked(self, *, pin: bool) -> Tensor | list[Tensor]:
-        """uint8 [B, C, H, W] where all sizes agree, else the list. pin: in page-locked memory."""
+        """[B, C, H, W] where all sizes agree, else the list. pin: in page-locked memory."""
         if any(image.shape != self.images[0].shape for image in self.images):
             return self.images
         size = (len(self.images), *self.images[0].shape)
-        return torch.stack(self.images, out=torch.empty(size, dtype=torch.uint8, pin_memory=pin))
+        return torch.stack(self.images, out=torch.empty(size, dtype=self.images[0].dtype, pin_memory=pin))
 
 
 def feed(

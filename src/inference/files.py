@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..errors import DataError
 from .inputs import Images, shown
-from .output import SCHEMA, check_output, remove_table, writing
+from .output import check_output, remove_table, writing
 from .stream import Part
 
 UNREADABLE = pa.schema([("path", pa.string()), ("reason", pa.string())])
@@ -28,12 +28,14 @@ Progress = Callable[[int, int], None]
 class Written:
     """What was written.
 
-    verdicts, bands: how many rows have which. unreadable: how many paths have no prediction; `first` are some
-    of them with their reasons, `listed` the file of all, None where there are none. notes: what `find_images`
-    noticed. seconds: reading, predicting and writing.
+    images: rows of the output. verdicts, bands: how many of them have which, empty where the task has none.
+    unreadable: how many paths have no prediction; `first` are some of them with their reasons, `listed` the
+    file of all, None where there are none. notes: what `find_images` noticed. seconds: reading, predicting
+    and writing.
     """
 
     output: Path
+    images: int
     verdicts: Mapping[str, int]
     bands: Mapping[str, int]
     unreadable: int
@@ -42,45 +44,48 @@ class Written:
     notes: Mapping[str, int]
     seconds: float
 
-    @property
-    def images(self) -> int:
-        """Rows of the output."""
-        return sum(self.verdicts.values())
-
 
 def write_parts(
-    parts: Generator[Part], images: Images, output: str | Path, progress: Progress | None = None
+    parts: Generator[Part],
+    schema: pa.Schema,
+    images: Images,
+    output: str | Path,
+    progress: Progress | None = None,
 ) -> Written:
     """Write parts as they come, whole or not at all; the rest is listed in `<output>.unreadable.csv`.
 
-    progress: called with (done, all) images. Raises DataError where nothing can be written, and where no
-    image has a prediction; the list of reasons is then written all the same.
+    schema: of the output, in which the parts' first column is called `path`. progress: called with (done,
+    all) images. Raises DataError where nothing can be written, and where no image has a prediction; the list
+    of reasons is then written all the same.
     """
     began = time.perf_counter()
     path = check_output(output)
-    verdicts: Counter[str] = Counter()
-    bands: Counter[str] = Counter()
+    counted: dict[str, Counter[str]] = {"verdict": Counter(), "band": Counter()}
     unreadable = [(shown(folder), reason) for folder, reason in images.unlisted.items()]
-    done = 0
-    with closing(parts), writing(path, SCHEMA) as write:
+    rows = bad = 0
+    with closing(parts), writing(path, schema) as write:
         for part in parts:
-            write(part.table.rename_columns(SCHEMA.names))
-            verdicts.update(_counts(part.table["verdict"]))
-            bands.update(_counts(part.table["band"]))
-            unreadable += [(bad.name, bad.reason) for bad in part.bad]
-            done += len(part.table) + len(part.bad)
+            write(part.table.rename_columns(schema.names))
+            for name, counts in counted.items():
+                if name in schema.names:
+                    counts.update(_counts(part.table[name]))
+            unreadable += [(one.name, one.reason) for one in part.bad]
+            rows += len(part.table)
+            bad += len(part.bad)
             if progress is not None:
-                progress(done, len(images.paths))
-        listed = _list(unreadable, path.with_name(path.name + ".unreadable.csv"))
-        if not verdicts:
+                progress(rows + bad, len(images.paths))
+        listed = list_unreadable(unreadable, path)
+        if not rows:
             raise DataError(_nothing_predicted(unreadable, path, listed))
     seconds = time.perf_counter() - began
     first = unreadable[:_FIRST]
-    return Written(path, verdicts, bands, len(unreadable), first, listed, images.notes, seconds)
+    verdicts, bands = counted["verdict"], counted["band"]
+    return Written(path, rows, verdicts, bands, len(unreadable), first, listed, images.notes, seconds)
 
 
-def _list(unreadable: Sequence[tuple[str, str]], path: Path) -> Path | None:
-    """Written, or removed where an earlier one of the same name would tell a lie."""
+def list_unreadable(unreadable: Sequence[tuple[str, str]], output: Path) -> Path | None:
+    """Write (path, reason) to `<output>.unreadable.csv`; without any, None, and an earlier one is removed."""
+    path = output.with_name(output.name + ".unreadable.csv")
     if not unreadable:
         remove_table(path, UNREADABLE)
         return None

@@ -16,7 +16,6 @@ import torch
 from ..config.joined import each
 from ..datamodules.samplers import Shard
 from ..evaluation.advice import Advice, advise
-from ..images.sources import read_image
 from ..indexes.table import Index
 from ..inference.predictions import write_predictions
 from ..inference.predictor import best_device
@@ -150,7 +149,7 @@ def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:
 
     def load_image(path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         root = next((place for place in places if (place / path.split("::")[0]).is_file()), places[-1])
-        return read_image(root, path, channels=3, backend=config["data"]["decoder"]).permute(1, 2, 0).numpy()
+        return task.picture(root, path, config["data"]["decoder"])
 
     advice = what_to_try(run) if run.history.is_file() else None  # an evaluation trains nothing
     return task.report(

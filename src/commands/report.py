@@ -105,7 +105,7 @@ def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
         config=config,
         history=history,
         metrics=metrics,
-        intervals=task.intervals(predictions, metrics),
+        intervals=task.intervals(predictions, metrics, config),
         judged=task.judged(predictions, metrics),
         unfinished="; ".join(unfinished(run)).removeprefix("The run ").removesuffix("."),
     )

@@ -18,7 +18,6 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     the page lie `table.{csv,json,md,tex}`, with the runs in the page's order.
     """
     from ..evaluation.paired import Judged
-    from ..evaluation.predictions import read_predictions
     from ..evaluation.table import evaluation_table
     from ..reports.compare import RunSummary, compare, comparison
     from ..reports.comparison_table import comparison_lines, comparison_table
@@ -26,7 +25,9 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     from ..reports.side_by_side import paired_table, side_table, write_side_tables
     from ..runs.directory import RunDirectory, open_run, stamp
     from ..runs.history import read_history
+    from ..tasks import task_of
     from .console import console
+    from .finish import read_parts
 
     opened = [open_run(run) for run in runs]
     summaries, judged_by = [], {}
@@ -36,14 +37,17 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
         # what chose a run's checkpoint is a figure on its own val, which other data lacks
         chose = {key: value for key, value in own.read_metrics().items() if key.startswith("val/")}
         name = run_name(own.path, [other.path for other in opened])
-        judged = None
-        if made.predictions("test").is_file():
-            test = read_predictions(made.predictions("test"))
-            judged = Judged(_told_apart(test), figures.get("val/threshold"))
-            judged_by[name] = evaluation_table(test, figures)
-        history = read_history(own.history) if own.history.is_file() else []
         config = _with_training(made.read_config(), own.read_config())
-        summaries.append(RunSummary(name, config, history, chose | figures, judged=judged))
+        task = task_of(config)
+        predictions = read_parts(made, task)
+        judged, bounds = task.judged(predictions, figures), {}
+        if judged is None:
+            bounds = task.intervals(predictions, figures, config)
+        else:
+            judged_by[name] = evaluation_table(judged.predictions, figures)
+            judged = Judged(_told_apart(judged.predictions), judged.threshold)
+        history = read_history(own.history) if own.history.is_file() else []
+        summaries.append(RunSummary(name, config, history, chose | figures, bounds, judged))
     found = comparison(summaries)
     tables = [
         (f"{place} {run.name}", judged_by[run.name])
@@ -54,11 +58,13 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     console.print(comparison_table(found, console.width))
     for line in comparison_lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(side_table(tables))
+    if tables:
+        console.print(side_table(tables))
     if found.figures:
         console.print(paired_table(found))
     page = compare(found, out)
-    write_side_tables(tables, found, out)
+    if tables:
+        write_side_tables(tables, found, out)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)
     return page
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import remedies, symptoms
+from . import remedies, retrieval_symptoms, symptoms
 from .remedies import Overrides
 from .training import Advice, Counts, Run, by_epoch
 
@@ -191,5 +191,31 @@ RULES: tuple[Rule, ...] = (
         f"gains {symptoms.TUNED_GAIN:g} or more of `test/accuracy`",
         f"`model.loss.label_smoothing={remedies.SMOOTHING:g}` where there is none",
         symptoms.threshold,
+    ),
+    Rule(
+        "collapse",
+        "`val/embedding/collapsed` is 1 in the last epoch that has it",
+        "`model.warm_start` with two epochs of a classification loss; or "
+        "`tapetum.modules.metric_learning.SemiHardMiner` in place of another miner; or `optimizer.lr` × "
+        f"{remedies.RATE_DOWN:g}; or `model.net.pretrained=true`",
+        retrieval_symptoms.collapse,
+    ),
+    Rule(
+        "nothing_to_learn",
+        "in the last epoch that has it, `train/zero_triplet_batches` is "
+        f"{100 * retrieval_symptoms.ZERO_SHARE:g} % of the batches or more",
+        f"`model.miner=null`; or `model.memory` of {retrieval_symptoms.MEMORY_BATCHES} batches where it is "
+        "0; or `data.batch_size` × 2",
+        retrieval_symptoms.nothing_to_learn,
+        unless=("collapse",),
+    ),
+    Rule(
+        "other_rule",
+        "on validation, another `model.decision.rule` has a balanced accuracy that is "
+        f"{retrieval_symptoms.RULE_GAIN:g} and {retrieval_symptoms.ERRORS:g} standard errors or more above "
+        "that of the run's, and loses less of plain accuracy",
+        "that `model.decision.rule`",
+        retrieval_symptoms.other_rule,
+        unless=("collapse",),
     ),
 )

@@ -39,6 +39,7 @@ LARGER = {
     "vit_small_patch16_224": "vit_base_patch16_224",
 }
 _TIMM = "tapetum.detectors.timm_backbone.TimmBackbone"
+_TIMM_EMBEDDER = "tapetum.embedders.timm_backbone.TimmEmbedder"
 _SMALL = "tapetum.detectors.small_resnet.SmallResNet"
 _AUGMENT = "tapetum.images.augment.Augment"
 _LOSSES = ("tapetum.modules.losses.BinaryCrossEntropy", "tapetum.modules.losses.CrossEntropy")
@@ -130,19 +131,23 @@ def larger(config: Config) -> Overrides:
 def pretrained(config: Config) -> Overrides:
     """ImageNet weights instead of random ones."""
     net = config["model"]["net"]
-    random = net.get("_target_") == _TIMM and net.get("pretrained") is False and config.get("weights") is None
+    timm = net.get("_target_") in (_TIMM, _TIMM_EMBEDDER)
+    random = timm and net.get("pretrained") is False and config.get("weights") is None
     return ("model.net.pretrained=true",) if random else ()
 
 
 def augmented(config: Config) -> Overrides:
     """Random changes where there are none, or blur and JPEG beside the random ones there are.
 
-    NPR looks at the traces of resampling, which rotation, blur and JPEG would cover: it gets a flip.
+    NPR looks at the traces of resampling, which rotation, blur and JPEG would cover: it gets a flip. What
+    retrieval embeds is infrared, without colour to change.
     """
     augment, net = config["augment"], config["model"]["net"]
     if augment.get("_target_") != _AUGMENT or (config["model"].get("geometry") or {}):
         return ()
     before, after = augment.get("before_crop") or [], augment.get("after_crop") or []
+    if config.get("task") == "retrieval":
+        return () if before or after else ("augment=thermal",)
     if not before and not after and augment.get("crop", "center") == "center":
         if net.get("_target_") == _TIMM:
             return ("augment=product_photo",)

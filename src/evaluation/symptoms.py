@@ -78,7 +78,11 @@ def flat_loss(run: Run) -> Advice | None:
 
 def spikes(run: Run) -> Advice | None:
     """A training loss that jumps up, or a validation loss that jumps up and back."""
-    seen = [*_jumps(run.curve("train/loss"), "train/loss", SPIKE, falls_back=False)]
+    losses = run.curve("train/loss")
+    start = number(run.config, "model.warm_start.epochs")
+    if start is not None:  # from here on another loss is counted
+        losses = {epoch: value for epoch, value in losses.items() if epoch >= start}
+    seen = [*_jumps(losses, "train/loss", SPIKE, falls_back=False)]
     seen += _jumps(run.curve("val/loss"), "val/loss", SPIKE_VAL, falls_back=True)
     if not seen:
         return None
@@ -294,11 +298,14 @@ def shift(run: Run) -> Advice | None:
     error = math.sqrt(sum(max(0.0, value * (1 - value)) / size for value, size in pairs))
     if not val - test >= max(SHIFT, SHIFT_ERRORS * error):
         return None
+    retrieval = run.config.get("task") == "retrieval"
+    differ = "site, camera or season" if retrieval else "generator, source or processing"
+    parts = "class" if retrieval else "generator"
     return Advice(
         "shift",
         f"val/balanced_accuracy is {val:.3f}, test/balanced_accuracy {test:.3f}",
-        "The test images differ from the training images, by generator, source or processing, and validation "
-        "does not show it: look at the figures by generator.",
+        f"The test images differ from the training images, by {differ}, and validation does not show it: "
+        f"look at the figures by {parts}.",
         remedies.augmented(run.config),
     )
 

@@ -28,6 +28,8 @@ SHOWN = (
     "test/accuracy_tuned",
     "test/auroc",
     "test/ap",
+    "test/recall_at_1",
+    "test/map_at_r",
     "test/generator_min/balanced_accuracy",
 )
 

@@ -6,16 +6,12 @@ import io
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import TapetumError
 from ..evaluation.advice import Advice
 from ..evaluation.remedies import Overrides
-from .format import Interval, duration, flatten, interval, number, percent, percent_interval, plain
+from .format import duration, flatten, plain
 from .history import Best
 from .page import png_uri
 
@@ -24,47 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LoadImage = Callable[[str], "np.ndarray[Any, Any] | Image"]
-WORST = 24
+Box = Sequence[float]
 THUMBNAIL = 192
-CLASSES = ("real", "generated")
-
-
-@dataclass(frozen=True)
-class GeneratorRow:
-    """One generator's line in the table: shares in [0, 1] or NaN, counts of the images it was judged on."""
-
-    name: str
-    generated: int
-    real: int
-    reals: str
-    accuracy: float
-    interval: Interval | None
-    real_accuracy: float
-    fake_accuracy: float
-    auroc: float
-    ap: float
-
-
-@dataclass(frozen=True)
-class WrongImage:
-    """One misjudged image; `uri` is empty where it could not be shown, `reason` says why."""
-
-    uri: str
-    reason: str
-    small: bool
-    path: str
-    label: str
-    generator: str | None
-    probability: float
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """The images shown, and how many were misjudged in all."""
-
-    images: list[WrongImage]
-    total: int
-    of: int
 
 
 def facts(
@@ -106,99 +63,6 @@ def facts(
     if duration_s is not None:
         found.append(("duration", duration(duration_s)))
     return found
-
-
-def tiles(
-    split: str,
-    metrics: Mapping[str, float],
-    intervals: Mapping[str, Interval],
-    generators: list[GeneratorRow],
-) -> list[tuple[str, str, str]]:
-    """(name, figure, what stands below it) of the headline."""
-    found: list[tuple[str, str, str]] = []
-    why = "no image to count" if math.isnan(metrics[f"{split}/accuracy"]) else "needs images of both classes"
-    bounds = percent_interval(intervals.get(f"{split}/accuracy"))
-    found.append((f"{split} accuracy", percent(metrics[f"{split}/accuracy"]), _bounds(bounds, why)))
-    for name, label in (("auroc", "AUROC"), ("ap", "average precision")):
-        bounds = interval(intervals.get(f"{split}/{name}"))
-        found.append((f"{split} {label}", number(metrics[f"{split}/{name}"]), _bounds(bounds, why)))
-    known = [row for row in generators if not math.isnan(row.accuracy)]
-    if known:
-        worst = min(known, key=lambda row: row.accuracy)
-        below = f"{worst.name}, the lowest of {len(generators)}" if len(generators) > 1 else worst.name
-        found.append(("worst generator, accuracy", percent(worst.accuracy), below))
-    else:
-        error = number(metrics[f"{split}/ece"], 3)
-        found.append((f"{split} calibration error", error, "expected (ECE); 0 is perfect"))
-    return found
-
-
-def generator_rows(
-    predictions: pa.Table, split: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval]
-) -> list[GeneratorRow]:
-    """One line a generator, worst accuracy first, undefined last."""
-    from ..evaluation.generators import subsets
-
-    rows = []
-    for subset in subsets(predictions):
-        prefix = f"{split}/generator/{subset.metric_name}/"
-        rows.append(
-            GeneratorRow(
-                name=subset.name,
-                generated=subset.generated,
-                real=subset.real,
-                reals=subset.reals,
-                accuracy=metrics[prefix + "accuracy"],
-                interval=intervals.get(prefix + "accuracy"),
-                real_accuracy=metrics[prefix + "real_accuracy"],
-                fake_accuracy=metrics[prefix + "fake_accuracy"],
-                auroc=metrics[prefix + "auroc"],
-                ap=metrics[prefix + "ap"],
-            )
-        )
-    return sorted(rows, key=lambda row: (math.isnan(row.accuracy), row.accuracy, row.name))
-
-
-def wrong_images(predictions: pa.Table, load_image: LoadImage | None) -> Wrong:
-    """The most confidently misjudged images with their thumbnails."""
-    from ..evaluation.curves import confusion, most_confidently_wrong
-
-    counts = confusion(predictions)
-    shown = []
-    for row in most_confidently_wrong(predictions, WORST).to_pylist():
-        uri, reason, small = _thumbnail(row["path"], load_image)
-        shown.append(
-            WrongImage(
-                uri, reason, small, row["path"], CLASSES[row["label"]], row["generator"], row["probability"]
-            )
-        )
-    return Wrong(shown, counts.real_as_generated + counts.generated_as_real, len(predictions))
-
-
-def undefined(predictions: Mapping[str, pa.Table]) -> list[str]:
-    """A sentence for each split whose figures are partly undefined, and why."""
-    said = []
-    for split, table in predictions.items():
-        labels = set(pc.unique(table["label"]).to_pylist())
-        if not labels:
-            said.append(f"The {split} split holds no image; all its figures are undefined.")
-        elif len(labels) == 1:
-            only = CLASSES[labels.pop()]
-            said.append(
-                f"The {split} split holds {only} images only ({len(table):,}): what needs both "
-                "classes (AUROC, average precision, balanced accuracy) is undefined, and accuracy says "
-                "nothing of the other class."
-            )
-        unnamed = int(
-            pc.sum(pc.and_(pc.equal(table["label"], 1), pc.is_null(table["generator"]))).as_py() or 0
-        )
-        generated = int(pc.sum(table["label"]).as_py() or 0)
-        if 0 < unnamed < generated:
-            said.append(
-                f"{unnamed:,} of {generated:,} generated {split} images name no generator; they count in "
-                "the whole and in no generator's line."
-            )
-    return said
 
 
 Typed = tuple[str, str]
@@ -261,26 +125,16 @@ def _words_of(line: str) -> tuple[str, list[str]] | None:
     return known[program], given
 
 
-def absences(shown: pa.Table | None, split: str | None, trained: bool) -> dict[str, str]:
-    """Why a picture may be missing, by its name."""
-    curve = "No figure was recorded" + ("." if trained else ": the run has no finished epoch in metrics.csv.")
-    empty = f"The {split} split holds no image."
-    some = shown is not None and len(shown) > 0
-    both = f"Undefined: the {split} split holds one class only." if some else empty
-    return {
-        "training_curve": curve,
-        "roc": both,
-        "precision_recall": both,
-        "confusion": empty,
-        "scores": empty,
-        "generators": f"No generated {split} image names its generator." if some else empty,
-        "reliability": empty,
-        "wrong": empty,
-    }
+def no_curve(trained: bool) -> str:
+    """Why there may be no picture of the training."""
+    return "No figure was recorded" + ("." if trained else ": the run has no finished epoch in metrics.csv.")
 
 
-def _thumbnail(path: str, load_image: LoadImage | None) -> tuple[str, str, bool]:
-    """(data address, reason why there is none, whether the image is smaller than its place on the page)."""
+def thumbnail(path: str, load_image: LoadImage | None, box: Box | None = None) -> tuple[str, str, bool]:
+    """(data address, reason why there is none, whether the image is smaller than its place on the page).
+
+    box: what of the image is shown, see `cropped`.
+    """
     if load_image is None:
         return "", "images not at hand", False
     from PIL import Image
@@ -290,12 +144,20 @@ def _thumbnail(path: str, load_image: LoadImage | None) -> tuple[str, str, bool]
     except (TapetumError, OSError) as error:
         return "", str(error), False
     image = loaded if isinstance(loaded, Image.Image) else Image.fromarray(loaded)
-    image = image.convert("RGB")
+    image = cropped(image.convert("RGB"), box)
     small = max(image.size) < THUMBNAIL
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "png")
     return png_uri(buffer.getvalue()), "", small
+
+
+def cropped(image: Image, box: Box | None) -> Image:
+    """What a box (x0, y0, x1, y1 in pixels) holds, rounded outwards as `datamodules.reading` does; or all."""
+    if box is None:
+        return image
+    x0, y0, x1, y1 = (round(float(edge), 3) for edge in box)
+    return image.crop((math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)))
 
 
 def _machine(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -324,7 +186,3 @@ def _short(key: str, value: Any) -> str:
     """A dotted target by its last names: `tapetum.detectors.npr.NPR` as `npr.NPR`."""
     text = plain(value)
     return ".".join(text.split(".")[-2:]) if key.endswith("_target_") else text
-
-
-def _bounds(text: str, why: str) -> str:
-    return f"95 % interval {text}" if text else why

@@ -9,7 +9,12 @@ from rich.text import Text
 
 from .format import Interval, duration, interval, number
 
-FIRST = ("loss", "nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap")
+FIRST = (
+    *("loss", "nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap"),
+    *("recall_at_1", "recall_at_5", "recall_at_10", "map", "map_at_r", "r_precision", "minp"),
+    *(f"{rule}_{name}" for name in ("accuracy", "balanced_accuracy") for rule in ("nn", "knn", "centroid")),
+    *("unknown_queries", "coverage"),
+)
 SPLITS = ("train", "val", "test")
 _ORACLE = "oracle_accuracy (has looked at the test set)"
 

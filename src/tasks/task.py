@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from ..evaluation.detection import Interval
 from ..evaluation.paired import Judged
+from ..images.decode import Backend
+from ..images.sources import read_image
 from ..indexes.table import Index
 from ..reports.run import RunReport
 from ..runs.trackers import Sample
@@ -64,12 +68,21 @@ class Task(ABC):
     def report(self, source: RunReport, out: Path) -> Path:
         """Write the report of a run; the page's path."""
 
+    def picture(self, root: Path, path: str, decoder: Backend) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3]: the image at `path` as people look at it; raises what `read_image` does."""
+        pixels = read_image(root, path, channels=3, backend=decoder)
+        return pixels.permute(1, 2, 0).numpy()
+
     @abstractmethod
-    def tables(self, metrics: Mapping[str, float], *, monitor: str | None, title: str) -> list[Any]:
+    def tables(
+        self, metrics: Mapping[str, float], config: Mapping[str, Any], *, monitor: str | None, title: str
+    ) -> list[Any]:
         """What a run ends with on the terminal, as rich renderables."""
 
     @abstractmethod
-    def samples(self, predictions: Mapping[str, pa.Table], index: Index, decoder: Any) -> list[Sample]:
+    def samples(
+        self, predictions: Mapping[str, pa.Table], index: Index, config: Mapping[str, Any]
+    ) -> list[Sample]:
         """Images worth looking at, for trackers."""
 
     @abstractmethod
@@ -86,7 +99,7 @@ class Task(ABC):
         """Write the tables of an evaluation beside its figures; what to print of them."""
 
     def intervals(
-        self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]
+        self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float], config: Mapping[str, Any]
     ) -> dict[str, Interval]:
         """95 % bounds of figures, by their names."""
         return {}

@@ -98,6 +98,19 @@ FALLING = [0.68, 0.6, 0.5, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1]
 AUROC = [0.6, 0.7, 0.8, 0.84, 0.86, 0.88, 0.9, 0.9, 0.9]
 
 
+def health(collapsed):
+    return {"val_embedding/collapsed": collapsed, "val_embedding/spread": [0.01] * len(collapsed)}
+
+
+def rules(knn, centroid, accuracy=0.80):
+    """Validation figures of a run that names by neighbours; the centroid's plain accuracy is 0.80."""
+    balanced = {"val/knn_balanced_accuracy": knn, "val/centroid_balanced_accuracy": centroid}
+    return balanced | {"val/knn_accuracy": accuracy, "val/centroid_accuracy": 0.80}
+
+
+RETRIEVAL = ("experiment=synthetic_infrared", "train.monitor=val/auroc")
+
+
 # rule → (what must trigger it, what just does not), as arguments of `told`
 CASES = {
     "not_finite": (
@@ -143,6 +156,18 @@ CASES = {
     "threshold": (
         {"metrics": METRICS | {"val/threshold": 0.86, "test/accuracy_tuned": 0.951}},
         {"metrics": METRICS | {"val/threshold": 0.82, "test/accuracy_tuned": 0.951}},
+    ),
+    "collapse": (
+        {"history": curves(**health([0.0] * 9 + [1.0]))},
+        {"history": curves(**health([1.0] * 9 + [0.0]))},  # it came back
+    ),
+    "nothing_to_learn": (
+        {"history": curves(train_zero_triplet_batches=[0.0] * 9 + [15.0])},  # of 30 steps
+        {"history": curves(train_zero_triplet_batches=[30.0] * 9 + [14.0])},
+    ),
+    "other_rule": (
+        {"words": RETRIEVAL, "metrics": METRICS | rules(0.55, 0.62)},
+        {"words": RETRIEVAL, "metrics": METRICS | rules(0.55, 0.59)},
     ),
 }  # fmt: skip
 
@@ -216,6 +241,25 @@ def test_guessing_is_the_share_of_the_larger_class_unless_something_evens_it():
 @pytest.mark.parametrize("word", ["model.loss.class_weights=balanced", "data.sampler=class_balanced"])
 def test_what_makes_up_for_imbalance_silences_its_rule(word):
     assert "imbalance" not in told(words=(word,), **CASES["imbalance"][0])
+
+
+def test_a_rule_that_costs_more_than_it_gains_is_not_suggested():
+    assert "other_rule" in told(words=RETRIEVAL, metrics=rules(0.5, 0.6, accuracy=0.89))
+    assert "other_rule" not in told(words=RETRIEVAL, metrics=rules(0.5, 0.6, accuracy=0.91))
+    assert "other_rule" not in told(words=RETRIEVAL, metrics=rules(0.5, 0.6), counts=classes(2000, 80))
+
+
+def test_the_loss_may_change_where_the_warm_start_ends():
+    words = (*RETRIEVAL, "model.warm_start.epochs=2")
+    for epoch, speaks in ((2, False), (3, True)):
+        losses = [0.2] * epoch + [0.8] * (EPOCHS - epoch)
+        assert ("spikes" in told(curves(train_loss=losses), words)) is speaks
+
+
+def test_what_is_said_of_retrieval_does_not_speak_of_generators():
+    for name, case in SICK.items():
+        for one in told(**case | {"words": RETRIEVAL}).values():
+            assert "generator" not in f"{one.seen} {one.means} {one.overrides} {one.instead}", name
 
 
 # -- what to type ------------------------------------------------------------------------------------------
@@ -351,7 +395,7 @@ BASES = [
 def test_every_suggestion_is_accepted_by_the_check_of_its_own_config(base):
     suggested = set()
     for case in SICK.values():
-        for advice in told(words=base, carved=True, cores=8, **case).values():
+        for advice in told(**case | {"words": base}, carved=True, cores=8).values():
             suggested |= {advice.overrides, *advice.instead}
     assert (len(suggested) >= 5) == composed(*base).config["model"]["fit"], "advice is for what trains"
     words, lines = {}, {}

@@ -10,7 +10,8 @@ from PIL import Image
 from tapetum.errors import ImageError
 from tapetum.evaluation.advice import Advice
 from tapetum.evaluation.detection import evaluate, intervals
-from tapetum.reports.run import RunReport, write_report
+from tapetum.reports.detection import write_detection_report as write_report
+from tapetum.reports.run import RunReport
 from tapetum.reports.sections import typed
 
 from evaluation.prediction_tables import predictions, random_predictions
@@ -333,7 +334,7 @@ def test_a_group_takes_its_keys_along_and_callbacks_keep_theirs():
 
 def test_matplotlib_and_torch_wait_until_a_report_is_written():
     code = (
-        "import sys, tapetum.reports.run, tapetum.reports.compare, tapetum.reports.terminal; "
+        "import sys, tapetum.reports.detection, tapetum.reports.compare, tapetum.reports.terminal; "
         "print(sorted({'matplotlib', 'torch', 'lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -41,8 +41,8 @@ def roles(index: Index, split: Split) -> Roles:
         without = rows[named[rows] == ""]
         if len(without):
             raise DataError(
-                f"{len(without)} images of {split} are neither gallery nor query, while others are, the first "
-                f"is {index.location(int(without[0]))[1]}: give every image of the split a role"
+                f"{len(without)} images of {split} are neither gallery nor query, while others are, the "
+                f"first is {index.location(int(without[0]))[1]}: give every image of the split a role"
             )
         queries, gallery = rows[named[rows] == "query"], own
     else:
@@ -68,7 +68,7 @@ def train_gallery(index: Index) -> Rows:
 
 
 def resolved(index: Index) -> Rows:
-    """int64 [n]: GALLERY or QUERY for each row, as `roles` has it; rows of train are gallery but for queries."""
+    """int64 [n]: GALLERY or QUERY for each row, as `roles` has it; train is gallery, but for its queries."""
     named = _names(index)
     found = np.where(named == "gallery", GALLERY, QUERY)
     train = index.rows("train")

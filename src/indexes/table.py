@@ -43,8 +43,8 @@ task needs:
 
 path: relative to the root, `/` between folders, or `container::member`. root: number into `Index.roots`.
 split: train, val or test; a published evaluation set is always test.
-box: x0, y0, x1, y1 in pixels, half open; null is the whole image. A list without a fixed length, since parquet
-can't read nulls of one that has it.
+box: x0, y0, x1, y1 in pixels, half open; null is the whole image. A list without a fixed length, since
+parquet can't read nulls of one that has it.
 group: rows of one group are never in two splits; null is a group of its own.
 data: the data set a row came from, where several were joined.
 label: 0 real and 1 generated; in retrieval the class or identity, and class its name. generator: which one

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tapetum.datamodules.class_batches import ClassBatchSampler, ClassSampler
 from tapetum.datamodules.samplers import Shard
 from tapetum.errors import ConfigError, DataError

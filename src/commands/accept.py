@@ -350,6 +350,10 @@ def _target(config: Mapping[str, Any], accuracy: float | None, seconds: float | 
     """What was typed, else what the run's config asks for; ConfigError where neither asks for anything."""
     from ..modules.decision import Target
 
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise ConfigError(f"target_accuracy={accuracy:g} must be a share above 0, at most 1: 0.95")
+    if seconds is not None and not seconds > 0:
+        raise ConfigError(f"target_seconds={seconds:g} must be above 0")
     own = dict(config["model"].get("target") or {})
     typed = {"accuracy": accuracy, "seconds": seconds}
     target = Target.of(own | {name: value for name, value in typed.items() if value is not None})

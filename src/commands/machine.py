@@ -22,7 +22,12 @@ from urllib.parse import urlsplit
 
 Status = Literal["ok", "warning", "problem", "absent"]
 
-MODULES = {"hydra-core": "hydra", "pillow": "PIL", "pyyaml": "yaml"}
+MODULES = {
+    "hydra-core": "hydra",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}
 """Distributions whose module has another name."""
 
 NEEDS = "it needs "

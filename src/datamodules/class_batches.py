@@ -41,6 +41,11 @@ class ClassSampler(EpochSampler):
         super().__init__(rows, seed=seed, repeat=repeat)
         if images < 2:
             raise ConfigError(f"data.images_per_class={images}: a pair takes at least 2")
+        if classes < 2:
+            raise ConfigError(
+                f"batches of {classes} class with data.images_per_class={images} have nothing to tell apart: "
+                f"type data.batch_size={2 * images}, or fewer images of each class"
+            )
         if modalities is not None and images % 2:
             raise ConfigError(
                 f"data.images_per_class={images} is odd, and data.cross_modality=true takes half of them "
@@ -71,6 +76,11 @@ class ClassSampler(EpochSampler):
                 f"of {len(self.members) + len(self.alone)} classes in train only {len(self.members)} have "
                 "two images to make a pair of, and at least two classes are needed to tell apart"
             )
+
+    @property
+    def batch(self) -> int:
+        """Images of a batch at most: K of P classes, or of all where there are fewer."""
+        return min(self.classes, len(self.members)) * self.images
 
     def batches(self, number: int) -> Iterator[Rows]:
         """The first so many batches of the current epoch, int64 rows [at most P * K] each."""
@@ -116,6 +126,9 @@ class ClassBatchSampler(EpochBatchSampler):
     def __init__(self, sampler: ClassSampler, batch_size: int, shard: Shard) -> None:
         super().__init__(sampler, batch_size, shard)
         self.class_sampler = sampler
+
+    def __len__(self) -> int:
+        return max(1, len(self.sampler) // self.class_sampler.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         start, self.start = self.start, 0

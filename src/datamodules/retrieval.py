@@ -89,6 +89,7 @@ class RetrievalDataModule(ImageDataModule):
         self.sampler = sampler
         self.images_per_class = images_per_class
         self.cross_modality = cross_modality
+        self._told = False
 
     def reader(self) -> Reader:
         """Levels through the radiometric map, or 8-bit images; infrared rows are checked to be infrared."""
@@ -123,7 +124,28 @@ class RetrievalDataModule(ImageDataModule):
             modalities=self.columns()["modalities"][rows] if self.cross_modality else None,
             repeat=repeat,
         )
+        self._tell(drawn, self.batch_size * shard.world)
         return ClassBatchSampler(drawn, self.batch_size, shard)
+
+    def _tell(self, drawn: ClassSampler, wanted: int) -> None:
+        """Once, what batches will lack: classes without a pair, images where there are few classes."""
+        if self._told:
+            return
+        self._told = True
+        if drawn.alone:
+            names = self.index.classes()
+            few = ", ".join(names.get(label, str(label)) for label in drawn.alone[:5])
+            log.warning(
+                "%d classes have no pair of training images and are in no batch: %s%s",
+                len(drawn.alone), few, ", …" if len(drawn.alone) > 5 else "",
+            )  # fmt: skip
+        if drawn.batch < wanted:
+            more = -(-wanted // len(drawn.members) // self.shard().world)
+            log.warning(
+                "there are %d classes to draw: batches have %d images, not %d; data.images_per_class=%d "
+                "data.batch_size=%d fill them",
+                len(drawn.members), drawn.batch, wanted, more, more * len(drawn.members),
+            )  # fmt: skip
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """The queries of val and the gallery that they search; an empty list where there is no val."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
+import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError, ImageError
@@ -36,14 +37,22 @@ def check_no_copies(index: Index, split: Split) -> None:
 
 
 def check_unseen(index: Index, split: Split, trained: Index) -> None:
-    """Raise DataError, naming some, where queries of the split lie where images of `trained` lay.
+    """Raise DataError, naming some, where queries of the split are images of `trained`, here or copied.
 
-    trained: the Index of a run; its train split taught the weights, its val split chose them.
+    trained: the Index of a run; its train split taught the weights, its val split chose them. Reads every
+    file of both.
     """
-    learnt = [*trained.rows("train").tolist(), *trained.rows("val").tolist()]
-    seen = set(_places(trained, learnt))
-    queries = roles(index, split).queries.tolist()
-    both = [row for row, place in zip(queries, _places(index, queries), strict=True) if place in seen]
+    learnt = np.concatenate([trained.rows("train"), trained.rows("val")])
+    places = set(_places(trained, learnt.tolist()))
+    contents = {content for content in _contents(trained, learnt) if content is not None}
+    queries = roles(index, split).queries
+    both = [
+        row
+        for row, place, content in zip(
+            queries.tolist(), _places(index, queries.tolist()), _contents(index, queries), strict=True
+        )
+        if place in places or content in contents
+    ]
     if both:
         named = [index.location(row)[1] for row in both[:_SHOWN]]
         raise DataError(

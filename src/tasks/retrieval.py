@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ..errors import TapetumError
+from ..config.build import build
+from ..errors import ConfigError, TapetumError
 from ..evaluation.retrieval import Interval, figures, intervals, judge_splits
 from ..evaluation.retrieval_predictions import read_retrieval_predictions
 from ..images.decode import Backend
@@ -21,7 +22,8 @@ from ..indexes.roles import roles, train_gallery
 from ..indexes.table import Index
 from ..inference.embed import embed
 from ..inference.predictions import retrieval_predictions
-from ..modules.decision import Decision
+from ..modules.decision import Decision, Target
+from ..modules.metric_learning import completed
 from ..reports.retrieval import write_retrieval_report
 from ..reports.retrieval_strips import strips
 from ..reports.retrieval_terminal import warnings, without_classes, worst_classes
@@ -40,8 +42,8 @@ class Retrieval(Task):
         return {"classes": names, "modalities": index.codes("modality")[1]}
 
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
-        """A split without queries or a gallery to search, or whose queries the gallery knows none of."""
-        found = []
+        """Settings that can't be meant, and splits in which nothing can be found."""
+        found = _settings_problems(config, index)
         labels = index.table.column("label").to_numpy()
         for split in ("val", "test"):
             if not len(index.rows(split)):
@@ -143,6 +145,48 @@ class Retrieval(Task):
         for split, judged in judge_splits(predictions, config["model"].get("decision") or {}).items():
             bounds |= {f"{split}/{name}": value for name, value in intervals(judged).items()}
         return bounds
+
+
+def _settings_problems(config: Mapping[str, Any], index: Index) -> list[str]:
+    """What the module and the DataModule would refuse once they are built, and what would do nothing."""
+    model, data = config["model"], config["data"]
+    found: list[str] = []
+    decision = Decision()
+    for read in (
+        lambda: Decision.of(model.get("decision") or {}),
+        lambda: Target.of(model.get("target") or {}),
+        lambda: _losses(config),
+    ):
+        try:
+            made = read()
+        except ConfigError as error:
+            found += error.problems
+        else:
+            decision = made if isinstance(made, Decision) else decision
+    if decision.exclude and not index.codes(decision.exclude)[1]:
+        found.append(
+            f"model.decision.exclude={decision.exclude}, but no image has a {decision.exclude}: type "
+            "model.decision.exclude=null, or name them in the data"
+        )
+    batch, each = data.get("batch_size", 64), data.get("images_per_class", 4)
+    if data.get("sampler", "classes") == "classes" and each >= 2 and batch % each == 0 and batch < 2 * each:
+        found.append(
+            f"data.batch_size={batch} with data.images_per_class={each} makes batches of one class, which "
+            f"have nothing to tell apart: type data.batch_size={2 * each}"
+        )
+    return found
+
+
+def _losses(config: Mapping[str, Any]) -> None:
+    """Build the losses for a moment: a library says only then which arguments it does not take."""
+    if not config["model"]["fit"]:
+        return
+    for key in ("loss", "warm_start"):
+        node = config["model"].get(key)
+        node = node.get("loss") if key == "warm_start" and node else node
+        if isinstance(node, Mapping) and "_target_" in node:
+            name = f"model.{key}" if key == "loss" else "model.warm_start.loss"
+            completed(build(node, allow=config["allow_targets"]), key=name, classes=2, dimension=8)
 
 
 TASK = Retrieval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from tapetum.config.check import check_config
@@ -14,7 +16,8 @@ from tapetum.indexes import genimage
 from commands.experiments import TINY, run
 from layouts import make_genimage
 
-RENDERED = ("synthetic", "synthetic_generators")
+CONF = Path(__file__).parents[2] / "conf"
+RENDERED = ("synthetic", "synthetic_generators", "synthetic_infrared")
 FITTING = {
     "timm_backbone": ["model.net.name=test_resnet.r160_in1k"],
     "hf": ["data.index.positive=[FAKE]"],
@@ -38,8 +41,17 @@ def test_every_generator_of_genimage_becomes_one_job(tmp_path, monkeypatch):
 
 def pairs():
     """Each model and each data set at least once: what is said of either does not depend on the other."""
-    models, data = option_names("model"), [one for one in option_names("data") if one not in RENDERED]
-    return [(model, data[place % len(data)]) for place, model in enumerate(models)]
+    found = []
+    for infrared in (False, True):
+        data = [one for one in option_names("data") if one not in RENDERED and _infrared(one) == infrared]
+        models = [one for one in option_names("model") if ("embedder" in one or one == "qwen_vl") == infrared]
+        number = max(len(models), len(data))
+        found += [(models[place % len(models)], data[place % len(data)]) for place in range(number)]
+    return found
+
+
+def _infrared(data):
+    return "- _infrared" in (CONF / "data" / f"{data}.yaml").read_text()
 
 
 @pytest.mark.parametrize(("model", "data"), pairs())
@@ -54,5 +66,5 @@ def test_absent_data_are_named_with_what_to_type(model, data, tmp_path, monkeypa
     )
     if data == "cifake":
         assert f"tapetum download cifake {tmp_path / data}" in problem
-    elif data not in ("folder", "manifest", "hf", "tars"):
-        assert "it is published at https://github.com/" in problem
+    elif data not in ("folder", "manifest", "hf", "tars", "infrared_folder", "identity_folder"):
+        assert "it is published at http" in problem

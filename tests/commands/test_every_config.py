@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,28 +146,51 @@ def test_an_accelerator_that_is_not_there_is_said(data, option):
         assert plan(f"accelerator={option}")["accelerator"] == "cuda"
 
 
-@pytest.mark.parametrize("model", option_names("model"))
-@pytest.mark.parametrize("source", option_names("data"))
-def test_every_model_fits_every_data_set(data, model, source):
-    small = TINY if source == "synthetic" else []
-    needed = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
-    needed = [one for one in needed if not one.startswith("model=")]
-    task = composed(f"model={model}", *NEEDED.get(("model", model), [])).config["task"]
-    if task != ("retrieval" if source in (*RETRIEVAL, "synthetic_infrared") else "detection"):
-        other = composed(f"model={model}", f"data={source}", *small, *needed)
+INFRARED = {*RETRIEVAL, "synthetic_infrared"}
 
-        def chosen_anyway() -> None:
-            check_config(other, need_files=False)
-            build_index(other.config)
 
-        with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
-            chosen_anyway()
-        return
-    chosen = composed(f"model={model}", f"data={source}", *small, *needed)
+def of_task(model: str) -> str:
+    text = (CONF / "model" / f"{model}.yaml").read_text()
+    inherited = re.search(r"^  - (\w+)$", text.replace("  - _self_", ""), re.MULTILINE)
+    if "/task:" not in text and inherited:
+        return of_task(inherited[1])
+    return str(re.search(r"/task: (\w+)", text)[1])  # type: ignore[index]
+
+
+def pairs() -> list[tuple[str, str]]:
+    return [
+        (source, model)
+        for source in option_names("data")
+        for model in option_names("model")
+        if of_task(model) == ("retrieval" if source in INFRARED else "detection")
+    ]
+
+
+def needs(model: str, source: str) -> list[str]:
+    found = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
+    return [*(TINY if source == "synthetic" else []), *(one for one in found if not one.startswith("model="))]
+
+
+@pytest.mark.parametrize(("source", "model"), pairs())
+def test_every_model_fits_every_data_set_of_its_task(data, model, source):
+    chosen = composed(f"model={model}", f"data={source}", *needs(model, source))
     check_config(chosen, need_files=False)
     index = build_index(chosen.config)
     assert not [*network_problems(chosen.config), *index_problems(chosen.config, index)]
     assert all(len(index.rows(split)) for split in ("train", "test"))
+
+
+@pytest.mark.parametrize("source", option_names("data"))
+def test_data_of_another_task_is_refused(data, source):
+    model = "npr" if source in INFRARED else "small_embedder"
+    other = composed(f"model={model}", f"data={source}", *needs(model, source))
+
+    def chosen_anyway() -> None:
+        check_config(other, need_files=False)
+        build_index(other.config)
+
+    with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
+        chosen_anyway()
 
 
 def own_keys(experiment: str) -> list[tuple[str, Any]]:
@@ -193,6 +217,8 @@ OTHER = {
     "trainer.precision": "bf16-true",
     "model.net.name": "resnet18",
     "data.batch_size": "96",
+    "data.cache": "none",
+    "model.net.stride": "1",
     "data.images_per_class": "2",
     "model.miner._target_": "pytorch_metric_learning.miners.BatchEasyHardMiner",
     "model.loss._target_": "pytorch_metric_learning.losses.NTXentLoss",
@@ -262,7 +288,8 @@ def parts_of(module: Any) -> list[Any]:
     names = ("loss", "thresholds", "mined", "start", "decision", "target")
     found = [one for name in names if (one := getattr(module, name, None)) is not None]
     inside = [one for part in found if isinstance(part, nn.Module) for one in part.modules()]
-    return [*found, *inside, getattr(getattr(module, "warm", None), "weight", None)]
+    warm = getattr(module, "warm", None)
+    return [*found, *inside, warm and (warm.epochs, warm.weight)]
 
 
 def described(value: Any) -> str:

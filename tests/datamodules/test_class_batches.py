@@ -44,6 +44,12 @@ def test_a_class_of_one_image_is_told_and_never_drawn():
     assert 5 not in {label_of(row) for batch in batches(drawn) for row in batch}
 
 
+def test_an_epoch_is_as_long_as_its_images_where_classes_are_few():
+    few = sampler(classes=16)  # of the five that can be drawn: batches of 20, though 64 were asked for
+    assert few.batch == 20
+    assert len(ClassBatchSampler(few, 64, Shard())) == len(ROWS) // 20
+
+
 def test_every_image_of_a_class_comes_before_any_comes_again():
     drawn = sampler(classes=5, images=2)
     seen = [row for batch in drawn.batches(20) for row in batch.tolist() if label_of(row) == 0]
@@ -88,6 +94,8 @@ def test_half_of_a_class_comes_from_each_modality():
 def test_what_can_make_no_pairs_is_an_error():
     with pytest.raises(ConfigError, match=r"images_per_class=1: a pair takes at least 2"):
         sampler(images=1)
+    with pytest.raises(ConfigError, match=r"nothing to tell apart: type data\.batch_size=8"):
+        sampler(classes=1)
     with pytest.raises(ConfigError, match=r"type data\.images_per_class=4"):
         sampler(images=3, modalities=np.zeros(len(LABELS), np.int64))
     with pytest.raises(DataError, match="needs images of two modalities, and there are 1"):

@@ -15,7 +15,7 @@ from tapetum.datamodules.reading import ImageReader
 from tapetum.errors import ConfigError, DataError, ImageError
 from tapetum.images.augment import Augment
 from tapetum.images.geometry import InputSpec
-from tapetum.images.sources import read_image
+from tapetum.images.sources import read_bytes
 from tapetum.indexes.table import Index
 from torchvision.transforms import v2
 
@@ -89,7 +89,7 @@ def test_an_interrupted_build_leaves_nothing_and_does_not_wait_for_the_rest(tmp_
     index = build_index(make_folder(tmp_path / "many", splits={"train": 400, "test": 1}, size=16))
     seen, read = [], []
     # Looks on: every image is still read.
-    monkeypatch.setattr(reading, "read_image", lambda *a, **k: (read.append(a), read_image(*a, **k))[1])
+    monkeypatch.setattr(reading, "read_bytes", lambda *a, **k: (read.append(a), read_bytes(*a, **k))[1])
 
     def interrupt(done: int, total: int) -> None:
         seen.append(done)

@@ -77,6 +77,7 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("train", "=synthetic_infrared"), (), ("data.index.train=64", "data.index.test=64"), "limit"),
     (("train", "=solar_modules"), (), ("data.limit=48",), "limit: a few of each class"),
     (("train", " experiment="), (), ("scheduler.warmup_epochs=0",), "limit: a warm-up within one epoch"),
+    (("train", " experiment=infrared_resnet50"), (), ("model.net.pretrained=false",), "no hub"),
     (("train", " experiment=product_photo_detector"), (), ("model.net.pretrained=false",), "no hub"),
     (("train", "wandb"), ("logger.wandb.mode",), ("logger.wandb.mode=offline",), "no account"),
 ]

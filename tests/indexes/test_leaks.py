@@ -57,5 +57,10 @@ def test_queries_that_taught_or_chose_are_named(index_of, learnt):
 
 def test_files_of_the_same_name_elsewhere_were_not_seen(index_of):
     rows = ("a", "train", b"1"), ("c", "test", b"2")
-    check_unseen(index_of(*rows), "test", index_of(("c", "train", b"2"), folder="other"))
-    check_unseen(index_of(*rows), "test", index_of(("c", "test", b"2"), ("a", "train", b"1")))
+    check_unseen(index_of(*rows), "test", index_of(("c", "train", b"other"), folder="other"))
+
+
+def test_a_copy_of_what_was_learnt_from_was_seen_wherever_it_lies(index_of):
+    rows = ("a", "train", b"1"), ("new_name", "test", b"2")
+    with pytest.raises(DataError, match=r"trained on 1 of the 1 queries.*: new_name"):
+        check_unseen(index_of(*rows), "test", index_of(("c", "train", b"2"), folder="other"))

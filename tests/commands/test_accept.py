@@ -127,7 +127,7 @@ def test_the_runs_own_data_without_a_test_split_judge_nothing(made, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["target_accuracy=95"], "model.target.accuracy=95"),
+        (["target_accuracy=95"], "target_accuracy=95 must be a share"),
         (["target_accuracy=much"], "target_accuracy=much is no number"),
         (["target_acuracy=0.9"], "target_acuracy=0.9: did you mean target_accuracy?"),
         (["classes=[crosses]"], "no query is of class crosses: did you mean cross?"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError
 from ..images.geometry import InputSpec, ResizeRule
 from ..images.normalize import Statistics
-from .weights import load_state, read_state_dict
+from .weights import building_on_meta, load_state, read_state_dict
 
 _RESIZE_RULES: dict[str, ResizeRule] = {"center": "shortest", "squash": "squash", "border": "pad"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -38,10 +38,10 @@ def create(
     config = pretrained_config(name)
     fixed = config["fixed_input_size"] and image_size is not None
     sized: dict[str, Any] = {"img_size": image_size} if fixed else {}
-    if pretrained is True and not _building_on_meta():
+    if pretrained is True and not building_on_meta():
         return _from_hub(name, config, in_chans, sized)
     tower: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, **sized)
-    if isinstance(pretrained, str) and not _building_on_meta():
+    if isinstance(pretrained, str) and not building_on_meta():
         load_pretrained(tower, pretrained, in_chans=in_chans)
     return tower
 
@@ -134,10 +134,6 @@ def _from_hub(name: str, config: dict[str, Any], in_chans: int, sized: dict[str,
             "\n  model.net.pretrained=false                         (random weights)"
         ) from error
     return tower
-
-
-def _building_on_meta() -> bool:
-    return torch.empty(0).is_meta
 
 
 def _weight_file(path: Path) -> Path:

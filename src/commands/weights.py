@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..backbones.weights import load_weights
 from ..errors import CheckpointError, TapetumError
+from ..inference.gallery import sha256
 from ..modules.network import NetworkModule
 from ..runs.building import build_module, build_network
 from ..runs.checkpoints import read_checkpoint
@@ -89,7 +89,7 @@ def start_from(net: nn.Module, weights: str, *, strict: bool = False, allow: Seq
     if path.is_file() and not _is_ours(path):
         load_weights(net, path)
         log.info("weights: all of %s", path)
-        return Origin(path, _sha256(path), replaced=_changed(net, before))
+        return Origin(path, sha256(path), replaced=_changed(net, before))
     file = checkpoint_file(path)
     checkpoint = read_checkpoint(file)
     metadata = checkpoint["tapetum"]["metadata"]
@@ -102,7 +102,7 @@ def start_from(net: nn.Module, weights: str, *, strict: bool = False, allow: Seq
         log.info("weights: all of %s", origin)
     else:
         _load_matching(net, found, origin)
-    return Origin(file, _sha256(file), metadata["epoch"], metadata["step"], _changed(net, before))
+    return Origin(file, sha256(file), metadata["epoch"], metadata["step"], _changed(net, before))
 
 
 def _load_matching(net: nn.Module, found: Mapping[str, Tensor], origin: str) -> None:
@@ -153,8 +153,3 @@ def _by_part(names: Iterable[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -109,7 +109,8 @@ class RetrievalDataModule(ImageDataModule):
 
     def train_batches(self, rows: Rows, *, repeat: bool) -> EpochBatchSampler:
         """P x K batches, draws by weight or a permutation."""
-        labels = self.columns()["labels"][rows]
+        columns = self._read_columns()
+        labels = columns["labels"][rows]
         if self.sampler != "classes":
             weights = balanced_weights(labels) if self.sampler == "class_balanced" else None
             sampler = EpochSampler(rows, seed=self.seed, weights=weights, repeat=repeat)
@@ -121,7 +122,7 @@ class RetrievalDataModule(ImageDataModule):
             classes=self.batch_size * shard.world // self.images_per_class,
             images=self.images_per_class,
             seed=self.seed,
-            modalities=self.columns()["modalities"][rows] if self.cross_modality else None,
+            modalities=columns["modalities"][rows] if self.cross_modality else None,
             repeat=repeat,
         )
         self._tell(drawn, self.batch_size * shard.world)

@@ -543,3 +543,182 @@ def make_retrieval_manifest(root: Path, *, file: str = "manifest.csv", seed: int
             writer.writeheader()
             writer.writerows({**row, "box": " ".join(map(str, row["box"]))} for row in rows)
     return root
+
+
+def captions_of(number: int, count: int = 5) -> list[str]:
+    """What is to be seen on image `number` of a captioned set: even ones are plain, odd ones have a board."""
+    kind = "a chequered board over a smooth ramp" if number % 2 else "a smooth ramp of colour"
+    endings = (".", ", close up", " , seen from above", ' called "art"', " in full light")
+    return [f"{kind}{ending}" for ending in endings[:count]]
+
+
+def make_captioned(root: Path, names: list[str], *, size: int = 32, seed: int = 0) -> Path:
+    """One image for each name, of which `captions_of(position)` is true."""
+    for number, name in enumerate(names):
+        make_image(root / name, generated=bool(number % 2), seed=(seed, number), size=size)
+    return root
+
+
+def karpathy(dataset: str, names: list[str], splits: list[str], **more: list[str]) -> str:
+    """The JSON of Karpathy and Fei-Fei; more: further keys with a value an image, such as `filepath`."""
+    images, sentence = [], 0
+    for number, (name, split) in enumerate(zip(names, splits, strict=True)):
+        sentences = []
+        for raw in captions_of(number):
+            sentences.append({"tokens": raw.split(), "raw": raw, "imgid": number, "sentid": sentence})
+            sentence += 1
+        entry = {"sentids": [one["sentid"] for one in sentences], "imgid": number, "sentences": sentences}
+        entry |= {"split": split, "filename": name} | {key: values[number] for key, values in more.items()}
+        images.append(entry)
+    return json.dumps({"images": images, "dataset": dataset})
+
+
+def make_flickr30k(root: Path, *, form: str = "karpathy", images: int = 40, seed: int = 0) -> Path:
+    """`flickr30k-images/*.jpg` and its captions, five each.
+
+    form: karpathy (`dataset_flickr30k.json`, of every ten images eight train, one val, one test), token
+    (`results_20130124.token`), csv (Kaggle's `flickr30k_images/results.csv`, whose images lie in
+    `flickr30k_images/flickr30k_images`), parquet (`TEST/test/0000.parquet` and on, as the hub converts it).
+    """
+    names = [f"{1000092795 + 7 * number}.jpg" for number in range(images)]
+    splits = [{8: "val", 9: "test"}.get(number % 10, "train") for number in range(images)]
+    folder = {"csv": "flickr30k_images/flickr30k_images", "parquet": "."}.get(form, "flickr30k-images")
+    make_captioned(root / folder, names, seed=seed)
+    rows = [
+        (name, place, text)
+        for number, name in enumerate(names)
+        for place, text in enumerate(captions_of(number))
+    ]
+    if form == "karpathy":
+        (root / "dataset_flickr30k.json").write_text(karpathy("flickr30k", names, splits))
+    elif form == "token":
+        lines = [f"{name}#{place}\t{text}\n" for name, place, text in rows]
+        (root / "results_20130124.token").write_text("".join(lines))
+    elif form == "csv":
+        lines = [
+            "image_name| comment_number| comment\n",
+            *(f"{name}| {place}| {text}\n" for name, place, text in rows),
+        ]
+        (root / "flickr30k_images" / "results.csv").write_text("".join(lines))
+    else:
+        table = [
+            {
+                "image": {"bytes": (root / name).read_bytes(), "path": name},
+                "caption": captions_of(number),
+                "sentids": [str(5 * number + place) for place in range(5)],
+                "split": splits[number],
+                "img_id": str(number),
+                "filename": name,
+            }
+            for number, name in enumerate(names)
+        ]
+        (root / "TEST" / "test").mkdir(parents=True)
+        half = images // 2
+        for shard, part in enumerate((table[:half], table[half:])):
+            pq.write_table(pa.Table.from_pylist(part), root / "TEST" / "test" / f"{shard:04d}.parquet")
+        for name in names:
+            (root / name).unlink()
+    return root
+
+
+def make_flickr8k(root: Path, *, images: int = 60, lists: bool = False, seed: int = 0) -> Path:
+    """`Images/*.jpg` and `captions.txt`, five captions an image.
+
+    lists: with the split lists, of every ten images seven train, one val, one test, and one in none.
+    """
+    names = [f"{1003163366 + 11 * number}_{number:010x}.jpg" for number in range(images)]
+    make_captioned(root / "Images", names, seed=seed)
+    with (root / "captions.txt").open("w", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(("image", "caption"))
+        writer.writerows((name, text) for number, name in enumerate(names) for text in captions_of(number))
+    if lists:
+        for split, chosen in {"train": range(7), "dev": (7,), "test": (8,)}.items():
+            listed = [name for number, name in enumerate(names) if number % 10 in chosen]
+            (root / f"Flickr_8k.{split}Images.txt").write_text("\n".join(listed) + "\n")
+    return root
+
+
+def make_coco_captions(
+    root: Path, *, year: int = 2014, train: int = 24, val: int = 8, with_karpathy: bool = False, seed: int = 0
+) -> Path:
+    """`train2014/*.jpg`, `val2014/*.jpg` and `annotations/captions_train2014.json`, `captions_val2014.json`.
+
+    with_karpathy: `dataset_coco.json` too, in which train2014 is train, and of every four images of val2014
+    two are restval, one val and one test.
+    """
+    (root / "annotations").mkdir(parents=True)
+    names: dict[str, list[str]] = {}
+    for number, (split, count) in enumerate({"train": train, "val": val}.items()):
+        prefix = f"COCO_{split}2014_" if year == 2014 else ""
+        keys = [9 + 16 * image + 100_000 * number for image in range(count)]
+        names[split] = [f"{prefix}{key:012d}.jpg" for key in keys]
+        make_captioned(root / f"{split}{year}", names[split], seed=seed + number)
+        images = [
+            {"license": 3, "file_name": name, "height": 32, "width": 32, "id": key}
+            for name, key in zip(names[split], keys, strict=True)
+        ]
+        annotations = [
+            {"image_id": key, "id": 5 * image + place, "caption": text}
+            for image, key in enumerate(keys)
+            for place, text in enumerate(captions_of(image))
+        ]
+        content = {"info": {}, "licenses": [], "images": images, "annotations": annotations[::-1]}
+        (root / "annotations" / f"captions_{split}{year}.json").write_text(json.dumps(content))
+    if with_karpathy:
+        both = names["train"] + names["val"]
+        splits = ["train"] * train + [("restval", "restval", "val", "test")[one % 4] for one in range(val)]
+        folders = ["train2014"] * train + ["val2014"] * val
+        (root / "dataset_coco.json").write_text(karpathy("coco", both, splits, filepath=folders))
+    return root
+
+
+def make_image_text_folder(
+    root: Path, *, form: str = "text", splits: Mapping[str, int] | None = None, seed: int = 0
+) -> Path:
+    """`<split>/0000.jpg`, .png, .WEBP by turns, so many a split; the split "" puts them into root.
+
+    form: text (`0000.txt` beside each image), manifest (one `manifest.json` in root, of some images one
+    caption and of some a list), manifests (one in each split's folder).
+    """
+    named: dict[str, str | list[str]] = {}
+    for number, (split, count) in enumerate((SPLITS if splits is None else splits).items()):
+        names = [f"{image:04d}{('.jpg', '.png', '.WEBP')[image % 3]}" for image in range(count)]
+        make_captioned(root / split, names, seed=seed + 1000 * number)
+        texts = {name: captions_of(image, 1 + image % 2) for image, name in enumerate(names)}
+        own = {name: one if len(one) > 1 else one[0] for name, one in texts.items()}
+        if form == "text":
+            for name, one in texts.items():
+                (root / split / name).with_suffix(".txt").write_text(f"{one[0]}\n")
+        elif form == "manifests":
+            (root / split / "manifest.json").write_text(json.dumps(own))
+        named |= {f"{split}/{name}".removeprefix("/"): value for name, value in own.items()}
+    if form == "manifest":
+        (root / "manifest.json").write_text(json.dumps(named, indent=2))
+    return root
+
+
+def make_caption_tars(
+    root: Path, *, source: str = "txt", splits: Mapping[str, int] | None = None, seed: int = 0
+) -> Path:
+    """`train-000000.tar` and its like with `000000000.jpg`, `.json` and, as img2dataset has it, `.txt`.
+
+    source: txt, or a key of `.json` (`caption`: one, `captions`: five) where there is no `.txt`.
+    """
+    root.mkdir(parents=True)
+    for number, (split, count) in enumerate((SPLITS if splits is None else splits).items()):
+        with tarfile.open(root / f"{split}-000000.tar", "w") as archive:
+            for image in range(count):
+                key = f"{image:09d}"
+                file = make_image(root / "x.jpg", generated=bool(image % 2), seed=(seed, number, image))
+                texts = captions_of(image)
+                described = {"key": key, "status": "success", "url": "http://example.org/x.jpg"}
+                described |= {"captions": texts} if source == "captions" else {"caption": texts[0]}
+                members = {".jpg": file.read_bytes(), ".json": json.dumps(described).encode()}
+                members |= {".txt": texts[0].encode()} if source == "txt" else {}
+                for suffix, content in members.items():
+                    member = tarfile.TarInfo(key + suffix)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    (root / "x.jpg").unlink()
+    return root

@@ -71,6 +71,27 @@ def qwen_vl(directory: str | Path, *, seed: int = 0, model_type: QwenVL = "qwen2
     return _into(directory, lambda target: _write_qwen_vl(target, seed, model_type))
 
 
+def qwen3(directory: str | Path, *, seed: int = 0) -> Path:
+    """Write a Qwen3 of 0.1 M random parameters that transformers' own classes load.
+
+    Two layers, 64 wide, 1024 positions, embeddings that are the output's too; a byte-level BPE tokenizer to
+    which common words are one token each, with EOS and padding in one token, as Qwen3-Base has them. Weights
+    are drawn so wide that a prefix changes what follows. The same seed writes the same bytes.
+    Raises DataError where `directory` is anything but empty or absent.
+    """
+    return _into(directory, lambda target: _write_qwen3(target, seed))
+
+
+def gpt2(directory: str | Path, *, seed: int = 0) -> Path:
+    """Write a GPT-2 of 0.2 M random parameters that transformers' own classes load.
+
+    Two layers, 64 wide, 512 learned positions; a byte-level BPE tokenizer like that of `qwen3`, with one mark
+    for beginning and end and none for padding. The same seed writes the same bytes.
+    Raises DataError where `directory` is anything but empty or absent.
+    """
+    return _into(directory, lambda target: _write_gpt2(target, seed))
+
+
 def _write_clip(target: Path, seed: int, size: int) -> None:
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
@@ -161,22 +182,72 @@ def _write_qwen_vl(target: Path, seed: int, model_type: QwenVL) -> None:
     ).save_pretrained(target)
 
 
-def _write_qwen_tokenizer(target: Path) -> dict[str, int]:
-    """Qwen's byte-level BPE: every byte, merges to words with and without a space before, then the marks."""
+def _write_qwen3(target: Path, seed: int) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    vocabulary = _write_qwen_tokenizer(target, end=_END)
+    config = Qwen3Config(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        max_window_layers=2,
+        initializer_range=0.1,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        tie_word_embeddings=True,
+        bos_token_id=vocabulary[_END],
+        eos_token_id=vocabulary[_END],
+    )
+    _save(lambda: Qwen3ForCausalLM(config), target, seed)
+
+
+def _write_gpt2(target: Path, seed: int) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+    vocabulary, merges = _byte_level()
+    vocabulary[_END] = len(vocabulary)
+    pairs: list[Any] = [*merges]  # their annotation says strings, the files hold pairs
+    GPT2Tokenizer(vocab=vocabulary, merges=pairs, model_max_length=512).save_pretrained(target)
+    _write_old_files(target, vocabulary, merges)
+    config = GPT2Config(
+        vocab_size=len(vocabulary),
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=512,
+        initializer_range=0.1,
+        bos_token_id=vocabulary[_END],
+        eos_token_id=vocabulary[_END],
+    )
+    _save(lambda: GPT2LMHeadModel(config), target, seed)
+
+
+def _byte_level() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a BPE: every byte, and words with and without a space before them."""
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import Qwen2Tokenizer
 
     words = list(dict.fromkeys(f"{_WORDS} {_MORE_WORDS}".split()))
     merges = _merges([[*start, *word] for word in words for start in ("", "Ġ")])  # Ġ is the byte of a space
     tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
+def _write_qwen_tokenizer(target: Path, end: str = _CHAT[1]) -> dict[str, int]:
+    """Qwen's byte-level BPE with its marks behind the words; a text ends with `end`."""
+    from transformers import Qwen2Tokenizer
+
+    vocabulary, merges = _byte_level()
     pairs: list[Any] = [*merges]  # their annotation says strings, the files hold pairs
     build: Any = Qwen2Tokenizer  # bytes need no unknown token, which its annotation asks for
     tokenizer = build(
         vocab=vocabulary,
         merges=pairs,
         unk_token=None,
-        eos_token=_CHAT[1],
+        eos_token=end,
         pad_token=_END,
         additional_special_tokens=[*_CHAT, *_VISION],
         model_max_length=1024,

@@ -14,6 +14,7 @@ from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.joined import places, replaced, with_own
 from ..config.overrides import is_a_file, prepare
+from ..config.schema import ANY_MODEL
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
 
 
 _MAY_CHANGE = ("data.", "trainer.", "paths.")
-_ANY_MODEL = {"retrieval": ("model=small_embedder",)}
-"""Task → what composes to it; without a model, detection does."""
 
 
 def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
@@ -102,7 +101,7 @@ def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
             f"data.val_fraction: {takes.split()[0]} sets nothing aside; it takes the test split as it is"
         )
     words = [one for one in overrides if one not in _of_own_data(overrides)]
-    return compose(prepare([*_ANY_MODEL.get(task, ()), *words], multirun=False))
+    return compose(prepare([f"model={ANY_MODEL[task]}", *words], multirun=False))
 
 
 def with_data(

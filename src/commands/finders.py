@@ -62,14 +62,15 @@ def _find(node: Mapping[str, Any], config: Mapping[str, Any], index: Index) -> f
     from lightning.pytorch.tuner.tuning import Tuner
 
     from ..launch.processes import world_size
-    from ..runs.building import build_datamodule, build_module, build_network, class_counts
+    from ..runs.building import build_datamodule, build_module, build_network
+    from ..tasks import task_of
 
     if world_size(config["trainer"]) > 1:
         raise ConfigError(
             f"{node['_target_']} searches in one process: type trainer.devices=1, then set what it found"
         )
     lightning.seed_everything(config["seed"], workers=False, verbose=False)
-    module = build_module(config, build_network(config), class_counts=class_counts(index))
+    module = build_module(config, build_network(config), learnt_from=task_of(config).learnt_from(index))
     data = build_datamodule(config, index, module)
     options = {
         key: value for key, value in node.items() if key not in ("_target_", "attr_name", "update_attr")

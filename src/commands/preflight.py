@@ -108,12 +108,20 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
             "(model.net.freeze=false), or evaluate it as it is with model.fit=false"
         )
     if net is not None:
+        problems += generation_problems(config, net)
         problems += unfreeze_problems(config, net)
         problems += cache_problems(config, net)
     look: Callable[[], None] | None = getattr(net, "check_weights", None)
     if weights and look is not None:
         problems += _problems_of(look)
     return problems
+
+
+def generation_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
+    """Texts that are longer than the network has room for, where it writes any and can tell."""
+    look: Callable[[int], None] | None = getattr(net, "check_generation", None)
+    longest = (config["model"].get("generation") or {}).get("max_caption_length")
+    return _problems_of(lambda: look(longest)) if look is not None and longest else []
 
 
 def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
+from ..config.fitting import compose_for_data
 from ..config.joined import each, places, replaced
 from ..config.overrides import is_a_file, prepare
+from ..config.schema import ANY_MODEL
 from ..errors import ConfigError, DataError, ImageError, TapetumError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def show(
     default. command: what was typed, for the page. Raises ConfigError for the overrides, DataError where
     there are no images.
     """
-    return _show(compose(prepare(overrides, multirun=False)), split, out, command=command)
+    return _show(compose_for_data(overrides), split, out, command=command)
 
 
 def show_run(
@@ -99,7 +101,11 @@ def show_run(
         for one, key in zip(overrides, keys, strict=True)
         if key.startswith(("data.", "augment.")) and key.split(".")[0] not in groups
     ]
-    other = compose(prepare([one for one in overrides if one not in changes], multirun=False)).config
+    words = [
+        f"model={ANY_MODEL[own.read_config()['task']]}"
+    ]  # data of the run's task, whatever else there is
+    words += [one for one in overrides if one not in changes]
+    other = compose(prepare(words, multirun=False)).config
     taken = [*groups, "allow_targets", "paths", *(["seed"] if "seed" in keys else [])]  # paths: of today
     config = replaced({**own.read_config(), **{key: other[key] for key in taken}}, changes)
     return _show(Composed(config, {}), split, out, run=own.path, command=command)
@@ -155,11 +161,15 @@ class _Feed:
     """The data sets behind a DataModule's own loaders, asked for single images."""
 
     def __init__(self, data: Any, split: Split) -> None:
+        import numpy as np
+
         from ..datamodules.detection import labels
 
         self.index: Index = data.index
         self.rows = self.index.rows(split)
-        self.labels = labels(self.index)
+        columns = self.index.table.column_names
+        self.labels = labels(self.index) if "label" in columns else np.full(len(self.index), -1, np.int64)
+        self.captions = self.index.table.column("captions") if "captions" in columns else None
         self.generators, self.names = self.index.codes("generator")
         self.spec, self.decoder = data.input_spec, data.decoder
         self.plain: Any = data.eval_dataloader(split).dataset
@@ -182,7 +192,7 @@ class _Feed:
             row = waiting[group].pop()
             if not waiting[group]:
                 del waiting[group]
-            label, generator = self.index.class_name(self.labels[row]), self._generator(row)
+            label, generator = self._class(row), self._generator(row)
             try:
                 found.append((group, self._sample(row, label, generator)))
             except ImageError as error:
@@ -201,7 +211,8 @@ class _Feed:
         data = read_bytes(root, path)
         height, width = decode(data, channels=self.spec.channels, backend=self.decoder).shape[-2:]
         original = f"{size_text((height, width))} {sniff(data)}, {_bytes(len(data))}"
-        return Sample(label, generator, path, original, list(self._frames(row)))
+        texts = [] if self.captions is None else self.captions[row].as_py() or []
+        return Sample(label, generator, path, original, list(self._frames(row)), texts)
 
     def _frames(self, row: int) -> Iterator[Frame]:
         """The image without augmentation, and three draws of one that is on."""
@@ -223,6 +234,10 @@ class _Feed:
             raise ImageError(loaded.bad[row])
         image: Tensor = loaded.batch["images"][0]
         return image
+
+    def _class(self, row: int) -> str:
+        """What the counts call an image; without classes they are all `images`."""
+        return self.index.class_name(self.labels[row]) if self.labels[row] >= 0 else "images"
 
     def _generator(self, row: int) -> str | None:
         code = int(self.generators[row])
@@ -320,6 +335,6 @@ def _facts(config: Mapping[str, Any], run: Path | None) -> list[tuple[str, str]]
         *([("run", str(run))] if run is not None else []),
         ("network", str(config["model"]["net"]["_target_"])),
         *own,
-        *([("sampler", plain(config["data"]["sampler"]))] if config["data"]["sampler"] else []),
+        *([("sampler", plain(config["data"]["sampler"]))] if config["data"].get("sampler") else []),
         ("seed", str(config["seed"])),
     ]

@@ -9,6 +9,8 @@ from ..errors import TapetumError, did_you_mean
 KINDS = {
     "clip": "model=clip_linear model.net.backbone={directory}",
     "qwen_vl": "model=qwen_vl model.net.backbone={directory}",
+    "qwen3": "model=clip_qwen model.net.language_model={directory}",
+    "gpt2": "model=clip_qwen model.net.language_model={directory}",
 }
 """What there is, and the overrides that use it."""
 

@@ -114,6 +114,7 @@ def execute(
     from .radiometry import with_fitted_map
     from .trackers import tracked
     from .trainer_parts import quiet_lightning
+    from .vocabulary import with_learnt_tokenizer
 
     began = time.perf_counter()
     checked = checked or preflight(config)
@@ -124,6 +125,7 @@ def execute(
         if first:
             write_json(run.environment, environment())
         config = with_fitted_map(run, config, checked.index)
+        config = with_learnt_tokenizer(run, config, checked.index)
         config = search(run, config, checked.index)
         with tracked(run, config) as loggers:
             return _execute(run, config, checkpoint, checked, loggers, began)
@@ -195,22 +197,17 @@ class _Wired:
     ) -> None:
         import lightning
 
-        from ..runs.building import (
-            build_datamodule,
-            build_module,
-            build_network,
-            class_counts,
-            parameter_counts,
-        )
+        from ..runs.building import build_datamodule, build_module, build_network, parameter_counts
         from ..runs.checkpoints import AtomicCheckpointIO
         from ..runs.history import MetricsCsv
         from ..runs.hooks import skip_empty_hooks
+        from ..tasks import task_of
         from .console import console
         from .trainer_parts import profiler
 
         self.run, self.config, self.checked, self.began = run, config, checked, began
         self.net = build_network(config)
-        self.module = build_module(config, self.net, class_counts=class_counts(checked.index))
+        self.module = build_module(config, self.net, learnt_from=task_of(config).learnt_from(checked.index))
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
         self.history = MetricsCsv(run.history)

@@ -50,7 +50,7 @@ def check_config(composed: Composed, *, need_files: bool = True) -> None:
             *_metric_problems(config),
             *_monitor_problems(config),
             *(path_problems(config) if need_files else ()),
-            *_column_problems(config),
+            *column_problems(config),
         )
     ]
     if problems:
@@ -213,7 +213,7 @@ def _monitor_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"train.mode={mode} contradicts {which}: type train.mode={better}"
 
 
-def _column_problems(config: Mapping[str, Any]) -> Iterator[str]:
+def column_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Columns that the task needs and the layout does not declare."""
     target = select(config, "data.index._target_")
     task = config.get("task")

@@ -20,7 +20,7 @@ class Root:
     paths: dict[str, Any]
     trainer: dict[str, Any]
     train: dict[str, Any]
-    task: Literal["detection", "retrieval"]
+    task: Literal["detection", "captioning", "retrieval"]
     model: dict[str, Any]
     data: dict[str, Any]
     optimizer: dict[str, Any]
@@ -102,10 +102,13 @@ MAPPINGS: dict[str, str] = {
     "data.limit": "tapetum.config.schema.PerSplit",
     "model.geometry": "tapetum.config.schema.Geometry",
     "model.thresholds": "tapetum.metrics.thresholds.Thresholds",
+    "model.generation": "tapetum.captioners.generation.Generation",
 }
 
 # Of these some keys are enough; the others must be complete.
-INCOMPLETE = frozenset({"trainer", "data.roots", "data.limit", "model.geometry", "model.thresholds"})
+INCOMPLETE = frozenset(
+    {"trainer", "data.roots", "data.limit", "model.geometry", "model.thresholds", "model.generation"}
+)
 
 # Keys of a node that the wiring reads itself, besides the arguments of the node's target.
 BESIDES: dict[str, str] = {"data": "tapetum.config.schema.Data"}
@@ -139,6 +142,7 @@ PROVIDED: dict[str, dict[str, str]] = {
         "cache_dir": "type paths.cache=DIR",
         "progress": "leave it out",
         "network": "type data.cache=features",
+        "encode": "leave it out: it is the network's own",
         "precision": "type trainer.precision=bf16-mixed",
     },
     "data.index": {"root": "type data.root=DIR"},
@@ -158,13 +162,21 @@ PROVIDED: dict[str, dict[str, str]] = {
 COMPLETED_BELOW = ("callbacks", "logger")
 
 # Columns of the Index that a task can't do without.
-COLUMNS: dict[str, tuple[str, ...]] = {"detection": ("label",), "retrieval": ("label", "class")}
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "detection": ("label",),
+    "captioning": ("captions",),
+    "retrieval": ("label", "class"),
+}
 
 # Columns with which a layout that lacks the second one is another task's: its labels mean something else.
 FOREIGN: dict[str, tuple[str, str]] = {"detection": ("class", "generator")}
 
 # A model of each task, for commands that compose data alone: the task decides whose arguments `data` has.
-ANY_MODEL: dict[str, str] = {"detection": "npr_64", "retrieval": "small_embedder"}
+ANY_MODEL: dict[str, str] = {
+    "detection": "npr_64",
+    "captioning": "pixel_llm_small",
+    "retrieval": "small_embedder",
+}
 
 # What each task logs on validation, and which way it improves.
 METRICS: dict[str, dict[str, str]] = {
@@ -181,6 +193,18 @@ METRICS: dict[str, dict[str, str]] = {
         "val/fake_accuracy": "max",
         "train/loss": "min",
         "train/accuracy": "max",
+    },
+    "captioning": {
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/exact_match": "max",
+        "val/bleu_1": "max",
+        "val/bleu_2": "max",
+        "val/bleu_3": "max",
+        "val/bleu_4": "max",
+        "val/rouge_l": "max",
+        "val/cider": "max",
+        "train/loss": "min",
     },
     "retrieval": {
         "val/recall_at_1": "max",
@@ -207,5 +231,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
         *("nll", "brier", "ece", "threshold"),
         *("accuracy_tuned", "real_accuracy_tuned", "fake_accuracy_tuned"),
     ),
-    "retrieval": tuple(name.removeprefix("val/") for name in METRICS["retrieval"]),
+    **{
+        task: tuple(name.removeprefix("val/") for name in METRICS[task])
+        for task in ("captioning", "retrieval")
+    },
 }

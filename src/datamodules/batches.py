@@ -40,3 +40,20 @@ class RetrievalBatch(TypedDict):
     cameras: Tensor
     sequences: Tensor
     modalities: Tensor
+
+
+class CaptioningBatch(TypedDict):
+    """images uint8 [B, C, H, W], or a list of B uint8 [C, h, w]; index int64 [B].
+
+    With data.cache=features a batch has `features` instead of images, see `DetectionBatch`. Its N captions
+    are `texts`; `inputs` is what the network's `encode_fn` made of them: `input_ids` and `attention_mask`
+    int64 [N, T], padded on the right, each with its end token, and `truncated` int64 [N], 1 where a caption
+    was too long. owners int64 [N]: the place in the batch of the image that each is about, ascending.
+    """
+
+    images: NotRequired[Tensor | list[Tensor]]
+    features: NotRequired[Tensor]
+    index: Tensor
+    inputs: dict[str, Tensor]
+    owners: Tensor
+    texts: list[str]

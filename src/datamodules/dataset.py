@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..errors import DataError, ImageError
 from ..images.augment import Augment, sample_seed
 from ..images.geometry import InputSpec
+from .captions import Columns
 from .decoded import DecodedCache
 from .features import FeatureCache
 from .reading import Reader
@@ -50,7 +51,8 @@ class ImageDataset(Dataset[LoadedBatch]):
     """Whole batches by key: `dataset.__getitems__([(epoch, row), …])`.
 
     reader: the Index's rows as images, before geometry.
-    columns: int64 [len(index)] each, copied into the batch by row under their names.
+    columns: int64 [len(index)] each, copied into the batch by row under their names. texts: what else a batch
+        of readable (epoch, row) keys has.
     on_bad_image: `raise` a DataError that names the file, or `skip` it: the batch is smaller by one, down to
         an empty list of images, and the row and its reason are in `bad`.
     features: a cache out of which batches have `features` instead of `images`.
@@ -67,6 +69,7 @@ class ImageDataset(Dataset[LoadedBatch]):
         on_bad_image: OnBadImage = "raise",
         decoded: DecodedCache | None = None,
         features: FeatureCache | None = None,
+        texts: Columns | None = None,
     ) -> None:
         if on_bad_image not in ("raise", "skip"):
             raise DataError(f"unknown value data.on_bad_image={on_bad_image}: raise, skip")
@@ -78,6 +81,7 @@ class ImageDataset(Dataset[LoadedBatch]):
         self.on_bad_image = on_bad_image
         self.decoded = decoded
         self.features = features
+        self.texts = texts
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> LoadedBatch:
         try:
@@ -107,6 +111,8 @@ class ImageDataset(Dataset[LoadedBatch]):
         batch["index"] = torch.tensor(rows, dtype=torch.int64)
         for name, values in self.columns.items():
             batch[name] = torch.from_numpy(values[rows])
+        if self.texts is not None:
+            batch |= self.texts([key for key in keys if key[1] not in bad])
         return LoadedBatch(batch, bad)
 
     def _images(
@@ -145,7 +151,11 @@ class ImageDataset(Dataset[LoadedBatch]):
 
 
 def _pinned(value: Any) -> Any:
-    return [tensor.pin_memory() for tensor in value] if isinstance(value, list) else value.pin_memory()
+    if isinstance(value, list):
+        return [_pinned(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _pinned(one) for name, one in value.items()}
+    return value.pin_memory() if isinstance(value, Tensor) else value
 
 
 def _gather(images: Iterator[Tensor], at_most: int) -> Tensor | list[Tensor]:

@@ -17,6 +17,7 @@ from ..images.augment import Augment
 from ..images.decode import Backend
 from ..images.geometry import InputSpec
 from ..indexes.table import Index
+from .captions import Columns
 from .dataset import ImageDataset, OnBadImage
 from .decoded import DecodedCache, decoded_cache
 from .features import FeatureCache, feature_cache, feature_problems
@@ -93,6 +94,10 @@ class ImageDataModule(lightning.LightningDataModule):
         """int64 [len(index)] each, which batches have under these names besides images and index."""
         raise NotImplementedError
 
+    def texts_of(self, *, train: bool) -> Columns | None:
+        """What batches have besides images, index and columns; None for nothing."""
+        return None
+
     def train_batches(self, rows: Rows, *, repeat: bool) -> EpochBatchSampler:
         """The batches of an epoch over the rows of the train split.
 
@@ -132,7 +137,8 @@ class ImageDataModule(lightning.LightningDataModule):
                 self.reader(), self.input_spec, augment, cache=self.cache_dir, progress=self.progress
             )
         features = self._features(batches, rows, augment) if self.cache == "features" else None
-        dataset = self._dataset(augment, self.on_bad_image, decoded, features)
+        texts = self.texts_of(train=isinstance(batches, EpochBatchSampler))
+        dataset = self._dataset(augment, self.on_bad_image, decoded, features, texts)
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return ImageLoader(dataset, batches, num_workers=self.num_workers, pin_memory=on_gpu, bad=self.bad)
 
@@ -142,6 +148,7 @@ class ImageDataModule(lightning.LightningDataModule):
         on_bad_image: OnBadImage,
         decoded: DecodedCache | None = None,
         features: FeatureCache | None = None,
+        texts: Columns | None = None,
     ) -> ImageDataset:
         return ImageDataset(
             self.reader(),
@@ -152,6 +159,7 @@ class ImageDataModule(lightning.LightningDataModule):
             on_bad_image=on_bad_image,
             decoded=decoded,
             features=features,
+            texts=texts,
         )
 
     def _features(

@@ -23,10 +23,7 @@ IMBALANCE = 0.05
 CAUSE = 0.1
 FEW_MISSES = 5
 _SHOWN = 5
-_WARM_START = (
-    "model.warm_start={loss:{_target_:pytorch_metric_learning.losses.NormalizedSoftmaxLoss,"
-    "_partial_:true},epochs:2,weight:0.5}"
-)
+_WARM_START = ("model.warm_start.epochs=2", "model.warm_start.weight=0.5")
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,7 @@ def _collapse(seen: Seen) -> Recommendation | None:
     overrides: Overrides = remedies.learning_rate(seen.config, remedies.RATE_DOWN)
     if select(seen.config, "model.miner") is not None or select(seen.config, "model.warm_start") is not None:
         start = remedies.number(seen.config, "model.warm_start.epochs")
-        overrides = (
-            (_WARM_START,) if start is None else (f"model.warm_start.epochs={2 * max(1, int(start))}",)
-        )
+        overrides = (f"model.warm_start.epochs={2 * int(start)}",) if start else _WARM_START
     return Recommendation(
         "collapse",
         f"the embeddings lie {health.spread:.2g} from their mean, mean cosine {health.mean_cosine:.4f}, "

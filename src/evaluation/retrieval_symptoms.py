@@ -18,7 +18,6 @@ RULES = {"nearest": "nn", "knn": "knn", "centroid": "centroid"}
 MEMORY_BATCHES = 8
 _SEMI_HARD = "tapetum.modules.metric_learning.SemiHardMiner"
 _TRIPLETS = "pytorch_metric_learning.losses.TripletMarginLoss"
-_SOFTMAX = "pytorch_metric_learning.losses.NormalizedSoftmaxLoss"
 
 
 def collapse(run: Run) -> Advice | None:
@@ -99,13 +98,9 @@ def other_rule(run: Run) -> Advice | None:
 
 def _warm_started(config: Config) -> Overrides:
     """A classification term alone for two epochs, where there is none."""
-    if not _retrieval(config) or select(config, "model.warm_start") is not None:
+    if not _retrieval(config) or select(config, "model.warm_start.epochs"):
         return ()
-    return (
-        f"model.warm_start.loss._target_={_SOFTMAX}",
-        "model.warm_start.loss._partial_=true",
-        "model.warm_start.epochs=2",
-    )
+    return ("model.warm_start.epochs=2",)
 
 
 def _semi_hard(config: Config) -> Overrides:

@@ -125,11 +125,13 @@ class Window:
 
     low, high: counts, as `DatasetPercentile.fit` finds them or as the camera's calibration gives them.
     ImageError where the window and the depth of the image cannot belong together: 16 bits under a window
-    that ends at 255 or below, 8 bits under one that ends above.
+    that ends at 255 or below, 8 bits under one that ends above; and for an image of 16 bits of which more
+    than a share `clipped` lies beyond its ends, so that it would be white or black without a word.
     """
 
     low: float
     high: float
+    clipped: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 65535:
@@ -137,6 +139,8 @@ class Window:
                 f"low={self.low:g} and high={self.high:g} are no window of raw counts: "
                 "0 <= low < high <= 65535"
             )
+        if not 0 < self.clipped <= 1:
+            raise ConfigError(f"clipped={self.clipped:g} is no share: above 0, and 1 for no limit")
 
     def __call__(self, levels: Tensor) -> Tensor:
         """uint8 or uint16 [1, H, W] to float32 in [0, 1]."""
@@ -147,7 +151,21 @@ class Window:
                 f"an image of {depth} bits under the window low={self.low:g} high={self.high:g}: {effect}. "
                 "Give the window in the counts of this data, or take FullRange or ImagePercentile"
             )
-        return _between(levels, self.low, self.high)
+        mapped = _between(levels, self.low, self.high)
+        if depth == 16 and self.clipped < 1:
+            values = levels.to(torch.float32)
+            for share, what in (
+                (float((values > self.high).float().mean()), "white"),
+                (float((values < self.low).float().mean()), "black"),
+            ):
+                if share > self.clipped:
+                    raise ImageError(
+                        f"{share:.0%} of the image would be {what}: its levels go from {values.min():.0f} "
+                        f"to {values.max():.0f}, and the window is low={self.low:g} high={self.high:g}. Give "
+                        "the window in the counts of this data, take ImagePercentile, or let it be with "
+                        "clipped=1.0"
+                    )
+        return mapped
 
 
 @dataclass(frozen=True)

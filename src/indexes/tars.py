@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, ImageError, did_you_mean
-from ..images.decode import Limits
-from ..images.tar_archive import Member, OpenArchive, tar_members
+from ..errors import ConfigError, DataError, did_you_mean
+from .archives import PackedImage, folders_of, key_of, packed_images, split_of
 from .folder import GENERATED, REAL, SPLIT_FOLDERS
-from .hf_files import SPLIT_NAMES, split_name
-from .table import MEMBER, Listing, Split, to_table
-from .walk import IMAGE_SUFFIXES, MissingFolder
+from .table import Listing, to_table
 
 COLUMNS: tuple[str, ...] = ("path", "split", "label", "generator", "captions")
-
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_BESIDES = (".cls", ".json", ".txt")
-_LIMITS = Limits(max_bytes=2**20)  # of what stands beside an image
-
-
-@dataclass
-class _Image:
-    """An image of an archive and what stands beside it: text of `.cls` and `.txt`, the object of `.json`."""
-
-    archive: str
-    name: str
-    besides: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return f"{self.archive}{MEMBER}{self.name}"
 
 
 def index(
@@ -59,20 +37,10 @@ def index(
     Raises DataError for archives that are compressed, truncated or damaged, and for members that are double,
     lie outside, or have no label or one that neither list names.
     """
-    if root.is_file():
-        raise DataError(
-            f"data.root={root} is a file: type data.root={root.parent}, the folder of the archives"
-        )
-    if not root.is_dir():
-        raise MissingFolder(root)
     classes = _classes(real, generated)
     notes: Counter[str] = Counter()
-    files = _archives(root)
-    images = [image for file in files for image in _images(root, file, notes)]
-    if not images:
-        names = " ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"{root} holds no image in its {len(files)} archives (members ending in {names})")
-    splits = [_split(image) for image in images]
+    images, files = packed_images(root, notes)
+    splits = [split_of(image) for image in images]
     columns: dict[str, Any] = {"path": [image.path for image in images], "split": splits}
     source = _label_source(images, label, classes)
     if source is not None:
@@ -88,96 +56,7 @@ def index(
         columns["captions"] = [
             [image.besides[".txt"]] if ".txt" in image.besides else None for image in images
         ]
-    return Listing(to_table(columns), watched=(root, *(root / file for file in files)), notes=notes)
-
-
-# --- archives ---
-
-
-def _archives(root: Path) -> list[str]:
-    below = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
-    names = sorted(file.as_posix() for file in below if not any(part.startswith(".") for part in file.parts))
-    packed = [name for name in names if name.lower().endswith(_PACKED)]
-    if packed:
-        raise DataError(
-            f"{root / packed[0]} is compressed ({len(packed)} such files), and one image of it cannot be "
-            f"read without the others: unpack it to a .tar (gunzip, bunzip2, unxz, unzstd), or move it away"
-        )
-    found = [name for name in names if name.lower().endswith(".tar")]
-    if not found:
-        raise DataError(f"{root} holds no .tar file: type data.root=<the folder that holds the archives>")
-    return found
-
-
-def _images(root: Path, archive: str, notes: Counter[str]) -> list[_Image]:
-    """The images of one archive with what stands beside them, in the archive's order."""
-    file = root / archive
-    members: dict[str, Member] = {}
-    for member in tar_members(file):
-        if member.instead == "a directory":
-            continue
-        _check_name(member, file)
-        if _hidden(member.name):
-            notes["hidden members left out"] += 1
-        elif member.instead:
-            notes[f"members left out that are {member.instead}"] += 1
-        elif member.name in members:
-            raise DataError(
-                f"{file} holds {member.name} twice, and only one can count: write it anew with each key once"
-            )
-        else:
-            members[member.name] = member
-    images: dict[str, _Image] = {}
-    for name in members:
-        if _suffix(name) in IMAGE_SUFFIXES:
-            key = _key(name)
-            if key in images and any(f"{key}{one}" in members for one in _BESIDES):
-                raise DataError(
-                    f"{file} holds two images with the key {key} ({images[key].name}, {name}) and one label "
-                    "beside them: give each image a key of its own"
-                )
-            images[key if key not in images else name] = _Image(archive, name)
-    opened = OpenArchive(file)
-    others = 0
-    for name, member in members.items():
-        suffix = _suffix(name)
-        if suffix in IMAGE_SUFFIXES:
-            continue
-        owner = images.get(_key(name))
-        if owner is None or suffix not in _BESIDES:
-            others += 1
-            continue
-        owner.besides[suffix] = _beside(opened, member, file)
-    if others:
-        notes["members left out that are neither images nor beside one"] += others
-    return list(images.values())
-
-
-def _beside(archive: OpenArchive, member: Member, file: Path) -> Any:
-    if member.size == 0:
-        return ""
-    try:
-        text = archive.read(member.offset, member.size, _LIMITS).decode("utf-8-sig").strip()
-        return json.loads(text) if _suffix(member.name) == ".json" else text
-    except (ImageError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{file}: the member {member.name} cannot be read ({error}): write it anew"
-        ) from error
-
-
-def _check_name(member: Member, file: Path) -> None:
-    parts = PurePosixPath(member.name).parts
-    if member.name.startswith("/") or ".." in parts:
-        raise DataError(
-            f"{file} holds {member.name!r}, which leads out of it: write the archive anew without it"
-        )
-    try:
-        member.name.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{file} holds {member.name!r}, which is not UTF-8: write it anew") from error
-
-
-# --- labels and splits ---
+    return Listing(to_table(columns), watched=(root, *files), notes=notes)
 
 
 def _classes(real: Sequence[Any], generated: Sequence[Any]) -> dict[str, tuple[int, str]]:
@@ -193,7 +72,7 @@ def _classes(real: Sequence[Any], generated: Sequence[Any]) -> dict[str, tuple[i
 
 
 def _label_source(
-    images: Sequence[_Image], label: str | None, classes: Mapping[str, tuple[int, str]]
+    images: Sequence[PackedImage], label: str | None, classes: Mapping[str, tuple[int, str]]
 ) -> str | None:
     if label is not None:
         return label
@@ -201,12 +80,12 @@ def _label_source(
         return "cls"
     if any(isinstance(one := image.besides.get(".json"), Mapping) and "label" in one for image in images):
         return "label"
-    in_folders = any(folder.casefold() in classes for image in images for folder in _folders(image))
+    in_folders = any(folder.casefold() in classes for image in images for folder in folders_of(image))
     beside = any(image.besides for image in images)
     return "folder" if in_folders or not beside else None
 
 
-def _labels(images: Sequence[_Image], source: str, classes: Mapping[str, tuple[int, str]]) -> list[str]:
+def _labels(images: Sequence[PackedImage], source: str, classes: Mapping[str, tuple[int, str]]) -> list[str]:
     """The class of every image as it stands there; DataError where one has none."""
     values: list[str] = []
     for image in images:
@@ -218,7 +97,7 @@ def _labels(images: Sequence[_Image], source: str, classes: Mapping[str, tuple[i
         if value is None or value == "":
             missing = sum(beside not in other.besides for other in images)
             raise DataError(
-                f"{image.path} has no label: {_key(image.name)}{beside} is missing or empty"
+                f"{image.path} has no label: {key_of(image.name)}{beside} is missing or empty"
                 + (f" or lacks the key {source}" if beside == ".json" else "")
                 + f" ({missing} of {len(images)} images have no {beside}). Name the source with "
                 "data.index.label=cls, txt, folder or a key of json"
@@ -227,8 +106,8 @@ def _labels(images: Sequence[_Image], source: str, classes: Mapping[str, tuple[i
     return values
 
 
-def _folder_class(image: _Image, classes: Mapping[str, tuple[int, str]]) -> str:
-    folders = _folders(image)
+def _folder_class(image: PackedImage, classes: Mapping[str, tuple[int, str]]) -> str:
+    folders = folders_of(image)
     found = [folder for folder in folders if folder.casefold() in classes]
     if len({classes[folder.casefold()][0] for folder in found}) > 1:
         raise DataError(f"{image.path} lies in folders of both classes ({', '.join(found)}): pack it anew")
@@ -242,7 +121,7 @@ def _judge(value: str, classes: Mapping[str, tuple[int, str]]) -> tuple[int, str
 
 
 def _check_known(
-    images: Sequence[_Image],
+    images: Sequence[PackedImage],
     values: Sequence[str],
     found: Sequence[tuple[int, str] | None],
     classes: Mapping[str, tuple[int, str]],
@@ -263,24 +142,7 @@ def _check_known(
     )
 
 
-def _split(image: _Image) -> Split | None:
-    """By the archive, else by the folders in it; DataError where both tell, and not the same."""
-    outer = SPLIT_NAMES.get(split_name(image.archive).casefold())
-    inner = next(
-        (SPLIT_FOLDERS[one.casefold()] for one in _folders(image) if one.casefold() in SPLIT_FOLDERS), None
-    )
-    if outer and inner and outer != inner:
-        raise DataError(
-            f"{image.path}: the archive's name says {outer}, the folder in it {inner}: rename the archive"
-        )
-    return outer or inner
-
-
-def _folders(image: _Image) -> tuple[str, ...]:
-    return tuple(part for part in PurePosixPath(image.name).parent.parts if part != ".")
-
-
-def _of_json(image: _Image, key: str) -> Any:
+def _of_json(image: PackedImage, key: str) -> Any:
     found = image.besides.get(".json")
     return found.get(key) if isinstance(found, Mapping) else None
 
@@ -291,18 +153,3 @@ def _text(value: Any) -> str | None:
 
 def _name(value: Any) -> str:
     return str(value).strip().casefold()
-
-
-def _key(name: str) -> str:
-    """What comes before the last suffix. WebDataset ends a key at its first dot, but `a.b.jpg` is common."""
-    return name.removesuffix(PurePosixPath(name).suffix)
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def _hidden(name: str) -> bool:
-    return any(
-        (part.startswith(".") and part != ".") or part == "__MACOSX" for part in PurePosixPath(name).parts
-    )

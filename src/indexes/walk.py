@@ -46,6 +46,11 @@ def images_below(folder: Path, notes: Counter[str]) -> list[str]:
     Other files, hidden files and hidden folders are left out and counted in notes. Raises DataError where a
     name is not valid UTF-8.
     """
+    return files_below(folder, IMAGE_SUFFIXES, notes)
+
+
+def files_below(folder: Path, suffixes: Collection[str], notes: Counter[str]) -> list[str]:
+    """The same for all files with one of these endings, which are in lower case and match in any."""
     found: list[str] = []
     pending = [(str(folder), "")]
     seen: set[tuple[int, int]] = set()
@@ -60,7 +65,7 @@ def images_below(folder: Path, notes: Counter[str]) -> list[str]:
                     notes["hidden files and folders left out"] += 1
                 elif entry.is_dir():
                     pending.append((entry.path, f"{prefix}{name}/"))
-                elif _is_image(name):
+                elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122
                     found.append(prefix + name)
                 else:
                     notes["files left out that are no images by their ending"] += 1

@@ -32,7 +32,12 @@ SCHEMA = pa.schema(
 _ROWS = 2**14
 """Of a parquet row group, and so of what is held in memory."""
 
-_EMBEDDINGS = pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), 1))])
+_OF_TASKS = (
+    SCHEMA,
+    pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), 1))]),
+    pa.schema([("path", pa.string()), ("text", pa.string())]),
+)
+"""Predictions of all tasks, known again by their columns."""
 
 Write = Callable[[pa.Table], None]
 Finish = Callable[[], None]
@@ -54,7 +59,7 @@ def check_output(output: str | Path, schema: pa.Schema | None = None) -> Path:
             f"{path} is written as its ending says{near or ':'} it must be {', '.join(_FORMATS)}, such as "
             f"{path.with_suffix('.csv') if path.name else 'predictions.csv'}"
         )
-    kinds = (SCHEMA, _EMBEDDINGS) if schema is None else (schema,)
+    kinds = _OF_TASKS if schema is None else (schema,)
     if path.exists() and not any(_is_table(path, kind) for kind in kinds):
         what = "predictions" if schema is None else f"{', '.join(schema.names)}"
         raise DataError(f"{path} exists and is no table of {what}: choose another name, or remove it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,33 @@ def retrieval_predictions(index: Index, rows: NDArray[np.int64], embeddings: NDA
         columns["box"] = taken.column("box")
     if "data" in taken.column_names:
         columns["data"] = text("data")
+    return pa.table(columns)
+
+
+def caption_predictions(
+    index: Index,
+    rows: NDArray[np.int64],
+    texts: Sequence[str],
+    nll: NDArray[np.float64],
+    tokens: NDArray[np.int64],
+) -> pa.Table:
+    """Predictions of Index rows int64 [n] with a caption each; a row that comes twice is kept once.
+
+    nll, tokens: of all of a row's references together. `data` is there where several data sets were joined.
+    """
+    rows, first = np.unique(rows, return_index=True)
+    taken = index.table.take(pa.array(rows))
+    columns = {
+        "index": pa.array(rows),
+        "path": taken.column("path").cast(pa.string()),
+        "split": taken.column("split").cast(pa.string()),
+        "text": pa.array([texts[row] for row in first], pa.string()),
+        "references": taken.column("captions"),
+        "nll": pa.array(nll[first], pa.float64()),
+        "tokens": pa.array(tokens[first], pa.int64()),
+    }
+    if "data" in taken.column_names:
+        columns["data"] = taken.column("data").cast(pa.string())
     return pa.table(columns)
 
 

@@ -18,6 +18,7 @@ from ..errors import CheckpointError, ConfigError
 from ..modules.detection import DetectionModule
 from ..runs.directory import RunDirectory
 from ..runs.loading import Which, load_module
+from .captioner import Captioner
 from .detect import answers
 from .embedder import Embedder, radiometry_of, takes_infrared
 from .items import InfraredItem, Item, read_item
@@ -33,7 +34,7 @@ def load(
     device: str | torch.device | None = None,
     allow_targets: Sequence[str] = (),
 ) -> Trained:
-    """The model of a run or checkpoint, ready to predict: a Predictor, or the Embedder of a retrieval run.
+    """The model of a run or checkpoint, ready to predict: by its task a Predictor, an Embedder, a Captioner.
 
     device: where it runs; None takes cuda, then mps, then cpu. allow_targets: packages of yours that the
     run was built from; a checkpoint can't allow them itself. Raises CheckpointError for a damaged, pickled
@@ -56,6 +57,8 @@ def trained(
         radiometry = radiometry_of(config)
         infrared = takes_infrared(known, radiometry)
         return Embedder(module, config, known, module.device, radiometry, infrared)
+    if config["task"] == "captioning":
+        return Captioner(module, config, known, module.device)
     fitted = None if file is None else _fitted_threshold(file)
     return Predictor(module, config, known, module.device, fitted)
 

@@ -27,8 +27,8 @@ class Answering:
     """What a task makes of images.
 
     read: an item to the tensor that the network is fed. answer: images [B, C, H, W], or a list of B [C, h, w]
-    where sizes differ, to float32 [B, *shape] on the device. columns: finite answers [n, *shape] to the
-    columns of `fields`.
+    where sizes differ, to float32 (of texts int64) [B, *shape] on the device. columns: finite answers
+    [n, *shape] to the columns of `fields`.
     """
 
     read: Read

@@ -66,7 +66,7 @@ def _parameters(kind: Any) -> set[str]:
 
 
 def warm_start(node: Any, *, classes: int, dimension: int) -> WarmStart | None:
-    """`model.warm_start` as it is trained with; raises ConfigError for what it can't be."""
+    """`model.warm_start` as it is trained with, None for no epochs; ConfigError for what it can't be."""
     if node is None:
         return None
     unknown = sorted(set(node) - {"loss", "epochs", "weight"})
@@ -78,10 +78,12 @@ def warm_start(node: Any, *, classes: int, dimension: int) -> WarmStart | None:
             "model.warm_start.loss._target_=pytorch_metric_learning.losses.NormalizedSoftmaxLoss"
         )
     epochs, weight = node.get("epochs", 1), node.get("weight", 0.0)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        raise ConfigError(f"model.warm_start.epochs={epochs} must be a whole number, at least 1")
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
+        raise ConfigError(f"model.warm_start.epochs={epochs} must be a whole number, 0 for no warm start")
     if weight < 0:
         raise ConfigError(f"model.warm_start.weight={weight} must be at least 0")
+    if not epochs:
+        return None
     loss = completed(node["loss"], key="model.warm_start.loss", classes=classes, dimension=dimension)
     return WarmStart(loss, epochs, float(weight))
 

@@ -251,9 +251,7 @@ class RetrievalModule(NetworkModule):
             return
         self.collapsed_in = self.current_epoch
         said = (
-            f"epoch {self.current_epoch + 1}: {reason}. To type: model.warm_start.epochs=2 with "
-            "model.warm_start.loss._target_=pytorch_metric_learning.losses.NormalizedSoftmaxLoss "
-            "model.warm_start.loss._partial_=true, or "
+            f"epoch {self.current_epoch + 1}: {reason}. To type: model.warm_start.epochs=2, or "
             "model.miner._target_=tapetum.modules.metric_learning.SemiHardMiner"
         )
         if self.on_collapse == "stop":

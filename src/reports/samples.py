@@ -32,13 +32,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its class, generator, path, what the file was, and the pictures a network gets of it."""
+    """One image: its class, generator, path, what the file was, and the pictures a network gets of it.
+
+    texts: what is said of it.
+    """
 
     label: str
     generator: str | None
     path: str
     original: str
     frames: Sequence[Frame]
+    texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from rich.text import Text
 from .format import Interval, duration, interval, number
 
 FIRST = (
-    *("loss", "nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap"),
+    *("loss", "perplexity", "exact_match", "cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+    *("nll", "accuracy", "accuracy_tuned", "balanced_accuracy", "auroc", "ap"),
     *("recall_at_1", "recall_at_5", "recall_at_10", "map", "map_at_r", "r_precision", "minp"),
     *(f"{rule}_{name}" for name in ("accuracy", "balanced_accuracy") for rule in ("nn", "knn", "centroid")),
     *("unknown_queries", "coverage"),

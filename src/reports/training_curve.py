@@ -56,6 +56,16 @@ RETRIEVAL = (
     Panel("Batches with nothing to learn", (("train/zero_triplet_batches", INK, "-", 1.8),), True, True),
 )
 """There is no validation loss: validation searches."""
+CAPTIONING = (
+    DETECTION[0],
+    Panel(
+        "Captions written",
+        tuple(
+            (f"val/{name}", CYCLE[number], STYLES[number], 1.4)
+            for number, name in enumerate(("cider", "rouge_l", "bleu_4", "exact_match"))
+        ),
+    ),
+)
 
 
 def training_curves(

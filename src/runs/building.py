@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import nn
 
@@ -86,9 +85,16 @@ def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.M
 
 
 def build_module(
-    config: Mapping[str, Any], net: nn.Module, *, class_counts: list[int] | None = None, train: bool = True
+    config: Mapping[str, Any],
+    net: nn.Module,
+    *,
+    learnt_from: Mapping[str, Any] | None = None,
+    train: bool = True,
 ) -> lightning.LightningModule:
-    """The task's LightningModule around a network; no optimizer and schedule where it only predicts."""
+    """The task's LightningModule around a network; no optimizer and schedule where it only predicts.
+
+    learnt_from: arguments that the training data decide, see `tasks.task.Task.learnt_from`.
+    """
     node = {key: value for key, value in config["model"].items() if key != "net"}
     allow = config["allow_targets"]
     fits = train and config["model"]["fit"]
@@ -100,7 +106,7 @@ def build_module(
         scheduler=build(config["scheduler"], allow=allow) if fits and config["scheduler"] else None,
         monitor=config["train"]["monitor"],
         mode=config["train"]["mode"],
-        class_counts=class_counts,
+        **(learnt_from or {}),
         channels_last=config["train"]["channels_last"],
         log_every_n_steps=config["trainer"]["log_every_n_steps"],
     )
@@ -117,12 +123,15 @@ def build_datamodule(
 ) -> Any:
     """The task's LightningDataModule over an Index, fed as the module's network wants it.
 
-    The network itself goes along where its features are kept: data.cache=features.
+    The network itself goes along where its features are kept: data.cache=features; of one that reads texts,
+    what makes its inputs of them.
     """
     node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}
     kept: dict[str, Any] = {}
     if node.get("cache") == "features":
         kept = {"network": module.net, "precision": str(config["trainer"]["precision"])}
+    if hasattr(module.net, "encode_fn"):
+        kept["encode"] = module.net.encode_fn()  # type: ignore[operator]
     return build(
         node,
         allow=config["allow_targets"],
@@ -134,16 +143,6 @@ def build_datamodule(
         progress=progress,
         **kept,
     )
-
-
-def class_counts(index: Index) -> list[int]:
-    """Training images of each label from 0 to the largest in the Index, at least of 0 and 1."""
-    labels = index.table.column("label").fill_null(-1).to_numpy()
-    train = labels[index.rows("train")]
-    counts: list[int] = np.bincount(
-        train[train >= 0], minlength=max(2, int(labels.max(initial=-1)) + 1)
-    ).tolist()
-    return counts
 
 
 def parameter_counts(net: nn.Module) -> tuple[int, int]:

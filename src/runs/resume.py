@@ -39,6 +39,10 @@ MAY_CHANGE = (
 """Keys that a resumed run may set anew; the Index's fingerprint guards what lies behind data.root."""
 
 
+ABSENT = "no such key"
+"""In place of the value of a key that one of two configs lacks."""
+
+
 class GeneratorState(Callback):
     """Carries the states of torch's generators through a checkpoint.
 
@@ -90,8 +94,8 @@ def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, 
     if changed:
         raise ConfigError(
             [
-                f"{key}={new!r}, but the run that resume={resume} continues has {old!r}: leave it as it was, "
-                f"or start a new run from its weights with weights={resume}"
+                f"{key}={_said(new)}, but the run that resume={resume} continues has {_said(old)}: leave it "
+                f"as it was, or start a new run from its weights with weights={resume}"
                 for key, (old, new) in changed.items()
             ]
         )
@@ -106,9 +110,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     for key in sorted(set(before) | set(after)):
         if any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
             continue
-        if before.get(key) != after.get(key):
-            found[key] = (before.get(key), after.get(key))
+        if before.get(key) != after.get(key):  # without a key is as with null
+            found[key] = (before.get(key, ABSENT), after.get(key, ABSENT))
     return found
+
+
+def _said(value: Any) -> str:
+    return value if value is ABSENT else repr(value)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ..reports.published import published_beside, published_tables
 from ..reports.run import RunReport
 from ..reports.terminal import generator_table, metrics_table, run_line
 from ..runs.trackers import Sample
-from .task import Predicted, Task
+from .task import Predicted, Task, class_counts
 
 log = logging.getLogger("tapetum")
 
@@ -53,6 +53,10 @@ class Detection(Task):
     def facts(self, index: Index) -> dict[str, Any]:
         """The generators, in the order of a k-way head's classes."""
         return {"generators": index.generators()}
+
+    def learnt_from(self, index: Index) -> dict[str, Any]:
+        """How many training images each label has."""
+        return {"class_counts": class_counts(index)}
 
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
         """A validation split of one class, where the figure that chooses needs both."""

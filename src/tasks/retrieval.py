@@ -30,7 +30,7 @@ from ..reports.retrieval_terminal import warnings, without_classes, worst_classe
 from ..reports.run import RunReport
 from ..reports.terminal import metrics_table, run_line
 from ..runs.trackers import Sample
-from .task import Predicted, Task
+from .task import Predicted, Task, class_counts
 
 
 class Retrieval(Task):
@@ -40,6 +40,10 @@ class Retrieval(Task):
         """The names of the classes by label, and of the modalities that were learnt from."""
         names = {str(label): name for label, name in index.classes().items()}
         return {"classes": names, "modalities": index.codes("modality")[1]}
+
+    def learnt_from(self, index: Index) -> dict[str, Any]:
+        """How many training images each label has."""
+        return {"class_counts": class_counts(index)}
 
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
         """Settings that can't be meant, and splits in which nothing can be found."""

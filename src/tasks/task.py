@@ -41,6 +41,10 @@ class Task(ABC):
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
         """What keeps this Index from being learnt from as the config has it."""
 
+    def learnt_from(self, index: Index) -> dict[str, Any]:
+        """Arguments of the task's module that the training data decide."""
+        return {}
+
     def parts(self, index: Index, splits: Sequence[str]) -> list[str]:
         """The tables to predict for these splits, in order; splits without images are left out."""
         return [split for split in splits if len(index.rows(split))]  # type: ignore[arg-type]
@@ -107,3 +111,13 @@ class Task(ABC):
     def judged(self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float]) -> Judged | None:
         """The test images with what became of them, to compare runs image by image."""
         return None
+
+
+def class_counts(index: Index) -> list[int]:
+    """Training images of each label from 0 to the largest in the Index, at least of 0 and 1."""
+    labels = index.table.column("label").fill_null(-1).to_numpy()
+    train = labels[index.rows("train")]
+    counts: list[int] = np.bincount(
+        train[train >= 0], minlength=max(2, int(labels.max(initial=-1)) + 1)
+    ).tolist()
+    return counts

@@ -159,5 +159,5 @@ def test_a_detection_run_is_refused(finished, capsys):
 
 
 def test_the_warm_start_that_is_recommended_can_be_typed():
-    config = compose(prepare([*ARGUMENTS, _WARM_START], multirun=False)).config
+    config = compose(prepare([*ARGUMENTS, *_WARM_START], multirun=False)).config
     assert config["model"]["warm_start"]["epochs"] == 2

@@ -17,7 +17,7 @@ from tapetum.config.check import check_config
 from tapetum.config.compose import Composed, compose
 from tapetum.config.groups import groups, option_names
 from tapetum.config.overrides import prepare
-from tapetum.config.schema import METRICS
+from tapetum.config.schema import ANY_MODEL, METRICS
 from tapetum.errors import ConfigError, TapetumError
 from tapetum.runs.building import build_index
 from torch import nn
@@ -25,15 +25,20 @@ from torch import nn
 from layouts import (
     make_aigcdetectbenchmark,
     make_aigibench,
+    make_caption_tars,
     make_cifake,
+    make_coco_captions,
     make_community_forensics,
     make_drct,
+    make_flickr8k,
+    make_flickr30k,
     make_flir_adas,
     make_folder,
     make_forensynths,
     make_genimage,
     make_hf,
     make_identity_folder,
+    make_image_text_folder,
     make_infrared_folder,
     make_llcm,
     make_manifest,
@@ -57,10 +62,11 @@ NEEDED = {
     ],
 }
 STAND_INS = {
-    "tapetum.detectors.clip": "tiny-clip",
-    "tapetum.detectors.knn": "tiny-clip",
-    "tapetum.detectors.prompt": "tiny-clip",
-    "tapetum.embedders.qwen_vl": "tiny-qwen-vl",
+    "tapetum.detectors.clip": {"backbone": "tiny-clip"},
+    "tapetum.detectors.knn": {"backbone": "tiny-clip"},
+    "tapetum.detectors.prompt": {"backbone": "tiny-clip"},
+    "tapetum.embedders.qwen_vl": {"backbone": "tiny-qwen-vl"},
+    "tapetum.captioners.clip_prefix": {"backbone": "tiny-clip", "language_model": "tiny-qwen3"},
 }
 RETRIEVAL = {
     "infrared_folder": make_infrared_folder,
@@ -71,7 +77,16 @@ RETRIEVAL = {
     "regdb": make_regdb,
     "llcm": make_llcm,
 }
+CAPTIONING = {
+    "flickr30k": make_flickr30k,
+    "flickr8k": make_flickr8k,
+    "coco_captions": make_coco_captions,
+    "image_text_folder": make_image_text_folder,
+    "caption_tars": make_caption_tars,
+}
 NEEDED |= {("data", name): ["model=small_embedder"] for name in (*RETRIEVAL, "synthetic_infrared")}
+NEEDED |= {("data", name): ["model=pixel_llm_small"] for name in (*CAPTIONING, "synthetic_captions")}
+NEEDED |= {("model", "clip_gpt2"): ["model.net.language_model=${oc.env:TAPETUM_DATA}/tiny-gpt2"]}
 NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
 TINY = ["data.index.train=64", "data.index.test=32"]
 EXPERIMENTS = option_names("experiment")
@@ -93,24 +108,27 @@ def data(tmp_path_factory: pytest.TempPathFactory):
     make_wildrf(root / "wildrf")
     make_community_forensics(root / "community_forensics", train=24)
     make_drct(root / "drct", root / "MSCOCO")
-    for name, make in RETRIEVAL.items():
+    for name, make in {**RETRIEVAL, **CAPTIONING}.items():
         make(root / name)
     tiny.clip(root / "tiny-clip")
     tiny.qwen_vl(root / "tiny-qwen-vl")
+    tiny.qwen3(root / "tiny-qwen3")
+    tiny.gpt2(root / "tiny-gpt2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPETUM_DATA", str(root))
         yield root
 
 
 def composed(*overrides: str) -> Composed:
-    """Composed, with a tiny CLIP or Qwen-VL in the place of the one that a model names itself."""
+    """Composed, with tiny towers and language models in the place of those that a model names itself."""
     found = compose(prepare(list(overrides), multirun=False))
     ours = ".".join(found.config["model"]["net"]["_target_"].split(".")[:3])
-    named = any(one.startswith("model.net.backbone=") for one in overrides)
-    if named or ours not in STAND_INS:
-        return found
-    stand_in = f"model.net.backbone={os.environ['TAPETUM_DATA']}/{STAND_INS[ours]}"
-    return compose(prepare([*overrides, stand_in], multirun=False))
+    stand_ins = [
+        f"model.net.{key}={os.environ['TAPETUM_DATA']}/{name}"
+        for key, name in STAND_INS.get(ours, {}).items()
+        if not any(one.startswith(f"model.net.{key}=") for one in overrides)
+    ]
+    return compose(prepare([*overrides, *stand_ins], multirun=False)) if stand_ins else found
 
 
 def plan(*overrides: str) -> dict[str, Any]:
@@ -146,7 +164,8 @@ def test_an_accelerator_that_is_not_there_is_said(data, option):
         assert plan(f"accelerator={option}")["accelerator"] == "cuda"
 
 
-INFRARED = {*RETRIEVAL, "synthetic_infrared"}
+TASK_OF_DATA = dict.fromkeys((*RETRIEVAL, "synthetic_infrared"), "retrieval")
+TASK_OF_DATA |= dict.fromkeys((*CAPTIONING, "synthetic_captions"), "captioning")
 
 
 def of_task(model: str) -> str:
@@ -162,13 +181,16 @@ def pairs() -> list[tuple[str, str]]:
         (source, model)
         for source in option_names("data")
         for model in option_names("model")
-        if of_task(model) == ("retrieval" if source in INFRARED else "detection")
+        if of_task(model) == TASK_OF_DATA.get(source, "detection")
     ]
 
 
 def needs(model: str, source: str) -> list[str]:
     found = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
-    return [*(TINY if source == "synthetic" else []), *(one for one in found if not one.startswith("model="))]
+    return [
+        *(TINY if source in ("synthetic", "synthetic_captions") else []),
+        *(one for one in found if not one.startswith("model=")),
+    ]
 
 
 @pytest.mark.parametrize(("source", "model"), pairs())
@@ -182,15 +204,19 @@ def test_every_model_fits_every_data_set_of_its_task(data, model, source):
 
 @pytest.mark.parametrize("source", option_names("data"))
 def test_data_of_another_task_is_refused(data, source):
-    model = "npr" if source in INFRARED else "small_embedder"
-    other = composed(f"model={model}", f"data={source}", *needs(model, source))
+    for task, model in ANY_MODEL.items():
+        if task == TASK_OF_DATA.get(source, "detection"):
+            continue
+        if (task, source) == ("captioning", "tars"):  # a caption may stand beside each image of an archive
+            continue
+        other = composed(f"model={model}", f"data={source}", *needs(model, source))
 
-    def chosen_anyway() -> None:
-        check_config(other, need_files=False)
-        build_index(other.config)
+        def chosen_anyway(other: Composed = other) -> None:
+            check_config(other, need_files=False)
+            build_index(other.config)
 
-    with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
-        chosen_anyway()
+        with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
+            chosen_anyway()
 
 
 def own_keys(experiment: str) -> list[tuple[str, Any]]:
@@ -214,6 +240,7 @@ OTHER = {
     "train.mode": None,
     "model.net.pretrained": "false",
     "model.net.backbone": "openai/clip-vit-base-patch16",
+    "model.net.language_model": "${oc.env:TAPETUM_DATA}/tiny-gpt2",
     "trainer.precision": "bf16-true",
     "model.net.name": "resnet18",
     "data.batch_size": "96",
@@ -235,6 +262,8 @@ def changed(key: str, value: Any) -> str | None:
         return OTHER[key] and f"{key}={OTHER[key]}"
     if isinstance(value, bool):
         return f"{key}={str(not value).lower()}"
+    if key in ("model.net.size", "model.net.patch_size", "model.net.width") and isinstance(value, int):
+        return f"{key}={2 * value}"
     if isinstance(value, int | float):
         return f"{key}={value + 1 if isinstance(value, int) else value * 0.5 or 1e-3}"
     if isinstance(value, str) and value.replace("e-", "").replace(".", "").isdigit():
@@ -252,14 +281,14 @@ def snapshot(*overrides: str) -> str:
         build_index,
         build_module,
         build_network_on_meta,
-        class_counts,
     )
+    from tapetum.tasks import task_of
 
     chosen = composed(*overrides)
     config = chosen.config
     index = build_index(config)
     net = build_network_on_meta(config)
-    module = build_module(config, net, class_counts=class_counts(index))
+    module = build_module(config, net, learnt_from=task_of(config).learnt_from(index))
     datamodule = build_datamodule(config, index, module)
     callbacks = [
         build(
@@ -285,7 +314,7 @@ def snapshot(*overrides: str) -> str:
 
 def parts_of(module: Any) -> list[Any]:
     """Losses and settings of a task's module, whichever it has."""
-    names = ("loss", "thresholds", "mined", "start", "decision", "target")
+    names = ("loss", "thresholds", "mined", "start", "decision", "target", "generation")
     found = [one for name in names if (one := getattr(module, name, None)) is not None]
     inside = [one for part in found if isinstance(part, nn.Module) for one in part.modules()]
     warm = getattr(module, "warm", None)

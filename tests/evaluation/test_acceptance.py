@@ -152,7 +152,7 @@ def test_collapsed_embeddings_fail_although_every_query_is_named_rightly():
     assert found.accuracy.value == 1
     assert not found.passed
     assert "collapsed" in found.reasons[-1]
-    assert "model.warm_start=" in named(found, judged)["collapse"].overrides[0]
+    assert "model.warm_start.epochs=2" in named(found, judged)["collapse"].overrides[0]
 
 
 def test_one_class_alone_is_no_collapse():

@@ -14,7 +14,7 @@ from tapetum.images.augment import Augment
 from tapetum.indexes import infrared_folder
 from tapetum.indexes.build import build
 from tapetum.modules.retrieval import RetrievalModule
-from tapetum.runs.building import class_counts
+from tapetum.tasks.task import class_counts
 
 from layouts import make_infrared_folder
 

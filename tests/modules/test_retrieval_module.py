@@ -158,7 +158,7 @@ def test_the_memory_of_past_batches_survives_a_resume(index, tmp_path):
         ({"miner": nn.Identity()}, r"model\.miner is Identity, which picks no pairs or triplets"),
         ({"loss": 3.0}, r"model\.loss is float, which is no loss of embeddings and labels"),
         ({"warm_start": {"epochs": 1}}, r"model\.warm_start\.loss is missing"),
-        ({"warm_start": {"loss": partial(NormalizedSoftmaxLoss), "epochs": 0}}, r"epochs=0 must be"),
+        ({"warm_start": {"loss": partial(NormalizedSoftmaxLoss), "epochs": -1}}, r"epochs=-1 must be"),
         ({"decision": {"rule": "nearst"}}, r"model\.decision\.rule=nearst: nearest, knn, centroid"),
         ({"target": {"accuracy": 95}}, r"model\.target\.accuracy=95 must be a share"),
         ({"on_collapse": "panic"}, r"model\.on_collapse=panic: warn or stop"),

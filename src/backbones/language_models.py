@@ -1,0 +1,383 @@
+"""Causal language models of Hugging Face, by hub id or from a directory: Qwen3, GPT-2 and the like.
+
+A directory holds what the hub does: `config.json`, the weights, the tokenizer's files (`tapetum tiny qwen3
+DIR` writes one). Files are taken from the directory or the hub's cache, and fetched where they are in
+neither; no code of a repository is ever run. Yang et al. 2025 (Qwen3), Radford et al. 2019 (GPT-2), and
+transformers' classes of these and others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError
+from . import repository
+from .repository import Kind, is_directory, on_the_hub, read_json
+from .weights import building_on_meta, read_state_dict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT = "Qwen/Qwen3-0.6B-Base"
+
+Dtype = Literal["float32", "bfloat16"]
+
+_QWEN3: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-0.6B-Base": {
+        **_QWEN3,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-1.7B-Base": {
+        **_QWEN3,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-4B-Base": {
+        **_QWEN3,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-8B-Base": {
+        **_QWEN3,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
+    "openai-community/gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    },
+}
+"""The config.json of published models, so that their widths are known without a network."""
+
+_ALIASES = {"gpt2": "openai-community/gpt2"}  # as the hub itself forwards it
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_TOKENIZER = (
+    *_VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_KIND = Kind("language model", DEFAULT, "qwen3")
+_PLAIN = ("qwen3", "gpt2")  # known to be what `_check_behaviour` asks for
+_NAME_ONE = f"Name one such as {DEFAULT}, or a directory that tapetum tiny qwen3 DIR has written"
+
+
+def create(
+    language_model: str = DEFAULT, *, pretrained: bool | str, dtype: Dtype = "float32"
+) -> PreTrainedModel:
+    """transformers' …ForCausalLM of a language model, in eval mode.
+
+    language_model: a hub id, or a directory with the hub's files; its config is the architecture.
+    pretrained: False for random weights, True for those of `language_model`, or the path of other weights of
+        this architecture: a file, or a directory with one.
+    dtype: of the weights; `bfloat16` halves a frozen model.
+    Under `torch.device("meta")` the architecture is built and no weight is read.
+    Raises ConfigError for what is no causal language model, CheckpointError where files are absent or do not
+    fit.
+    """
+    config = read_config(language_model)
+    kind = _model_class(config, language_model)
+    config.dtype = dtype
+    source = _source(_id(language_model), pretrained)
+    if source is None or building_on_meta():
+        model: PreTrainedModel = kind._from_config(config, dtype=getattr(torch, dtype)).eval()
+    else:
+        model = _loaded(kind, config, source, dtype)
+    if config.model_type not in _PLAIN and not building_on_meta():
+        _check_behaviour(model, language_model)
+    return model
+
+
+def read_config(language_model: str = DEFAULT) -> PreTrainedConfig:
+    """The architecture: of the directory, the hub's cache, `PUBLISHED`, or fetched from the hub."""
+    from transformers import CONFIG_MAPPING
+
+    name = _id(language_model)
+    file = _find(name, "config.json")
+    content = PUBLISHED.get(name) if file is None else None
+    if content is None:
+        file = file or _fetch(name, "config.json")
+        if file is None:
+            raise ConfigError(
+                f"model.net.language_model={language_model} is no language model: it has no config.json. "
+                f"{_NAME_ONE}"
+            )
+        content = read_json(file)
+    kind = str(content.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        own = ", and its code is its own, which tapetum never runs" if "auto_map" in content else ""
+        raise ConfigError(
+            f"model.net.language_model={language_model} is unknown to transformers: its config.json says "
+            f"model_type={kind!r}{own}. {_NAME_ONE}"
+        )
+    with _own_words():
+        config: PreTrainedConfig = repository.parsed(CONFIG_MAPPING[kind], content, language_model)
+    _model_class(config, language_model)
+    return config
+
+
+def tokenizer(language_model: str = DEFAULT) -> PreTrainedTokenizerBase:
+    """transformers' tokenizer of a language model; CheckpointError where its files are absent."""
+    from transformers import AutoTokenizer
+
+    name = _id(language_model)
+    files = [file for one in _TOKENIZER if (file := _find(name, one))]
+    if not any(file.name in _VOCABULARIES for file in files):
+        _fetch(name, "config.json")  # in which the kind of tokenizer stands where nothing else says it
+        files = [file for one in _TOKENIZER if (file := _fetch(name, one))]
+    if not any(file.name in _VOCABULARIES for file in files):
+        raise CheckpointError(
+            f"model.net.language_model={language_model} has no tokenizer: none of "
+            f"{', '.join(_VOCABULARIES)}; copy the files of the language model it was made from"
+        )
+    place = files[0].parent
+    load: Any = AutoTokenizer.from_pretrained  # it has no annotations
+    try:
+        found: PreTrainedTokenizerBase = load(place, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise CheckpointError(f"the tokenizer in {place} cannot be read: {_one_line(error)}") from error
+    return found
+
+
+def check_weights(language_model: str, pretrained: bool | str) -> None:
+    """Raise CheckpointError where a tokenizer, or weights that are wanted, are neither here nor on the hub.
+
+    Nothing is read or fetched. Paths are looked at when the architecture is built.
+    """
+    name = _id(language_model)
+    for names in (_VOCABULARIES, *([(*_WEIGHTS, *_INDEXES)] if pretrained is True else [])):
+        if any(_find(name, one) for one in names):
+            continue
+        with _own_words():
+            there = set() if is_directory(name) else on_the_hub(name, _KIND) & {*names}
+        if not there:
+            raise CheckpointError(
+                f"model.net.language_model={language_model} holds none of {', '.join(names)}"
+            )
+
+
+# --- what a decoder behind a prefix needs ---
+
+
+def _model_class(config: PreTrainedConfig, language_model: str) -> Any:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    causal = name.endswith(("ForCausalLM", "LMHeadModel")) and getattr(config, "is_decoder", True)
+    if not causal or getattr(config, "is_encoder_decoder", False):
+        says = f"model_type={config.model_type!r}"
+        says += f" and architectures={config.architectures}" if config.architectures else ""
+        raise ConfigError(
+            f"model.net.language_model={language_model} is no causal language model: its config.json says "
+            f"{says}. {_NAME_ONE}"
+        )
+    return getattr(transformers, name)
+
+
+@torch.no_grad()
+def _check_behaviour(model: PreTrainedModel, language_model: str) -> None:
+    """Of a type that nobody has looked at: it takes vectors, looks back only, and its logits are plain."""
+    whole: Any = model
+    if whole.get_output_embeddings() is None:
+        problem = "it has no output embeddings"
+    elif getattr(model.config, "final_logit_softcapping", None):
+        problem = "its logits are capped (final_logit_softcapping)"
+    else:
+        try:
+            problem = _odd(whole, torch.Generator().manual_seed(0))
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            problem = f"it fails on vectors in place of tokens ({_one_line(error)})"
+    if problem:
+        raise ConfigError(
+            f"model.net.language_model={language_model} (model_type={model.config.model_type!r}) can't "
+            f"continue a visual prefix here: {problem}. {_NAME_ONE}"
+        )
+
+
+def _odd(model: Any, drawn: torch.Generator) -> str:
+    """What is wrong with what it makes of three vectors."""
+    embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+    fed = torch.randn(1, 3, embed.embedding_dim, generator=drawn).to(embed.weight)
+    states = model.base_model(inputs_embeds=fed, use_cache=False).last_hidden_state
+    logits = model(inputs_embeds=fed, use_cache=False).logits
+    changed = torch.cat([fed[:, :2], -fed[:, 2:]], dim=1)
+    if _differ(states[:, :2], model.base_model(inputs_embeds=changed).last_hidden_state[:, :2], 1e-6):
+        return "what it says of a token depends on the tokens behind it"
+    if states.shape[-1] != head.weight.shape[1] or _differ(head(states), logits, 0.02):
+        return "its logits are not its output embeddings times its last states"
+    return ""
+
+
+def _differ(one: Tensor, other: Tensor, share: float) -> bool:
+    return bool((one - other).abs().max() > share * one.abs().max())
+
+
+# --- weights ---
+
+
+def _source(name: str, pretrained: bool | str) -> Path | None:
+    """The file, or the directory, that holds the weights; None for random ones."""
+    if pretrained is False:
+        return None
+    if pretrained is not True:
+        place = Path(pretrained).expanduser()
+        if not place.exists():
+            raise CheckpointError(
+                f"model.net.language_model_pretrained={pretrained} does not exist: give a weight file, a "
+                f"directory with {' or '.join(_WEIGHTS)}, true (the weights of model.net.language_model) or "
+                f"false (random ones)"
+            )
+        if place.is_file():
+            return place
+        name = str(place)
+    elif building_on_meta() and not is_directory(name):
+        return Path(name)  # those of the hub are looked for when they are read
+    for look in (_find, _fetch):
+        for one in _WEIGHTS:
+            if file := look(name, one):
+                return file.parent
+            if index := look(name, f"{one}.index.json"):
+                _get_parts(name, index)
+                return index.parent
+    raise CheckpointError(
+        f"{name} holds no weights: none of {', '.join((*_WEIGHTS, *_INDEXES))}. For random ones type "
+        f"model.net.language_model_pretrained=false"
+    )
+
+
+def _get_parts(name: str, index: Path) -> None:
+    listed: Mapping[str, str] = read_json(index).get("weight_map", {})
+    for part in sorted(set(listed.values())):
+        if _find(name, part) is None and _fetch(name, part) is None:
+            raise CheckpointError(f"{index} lists {part}, which is not there: the copy is not complete")
+
+
+def _loaded(kind: Any, config: PreTrainedConfig, source: Path, dtype: Dtype) -> PreTrainedModel:
+    """By transformers, which knows all layouts (tied weights left out, older names), but strictly."""
+    given: dict[str, Any] = {"state_dict": read_state_dict(source)} if source.is_file() else {}
+    try:
+        with _quiet():
+            model, report = kind.from_pretrained(
+                None if source.is_file() else source,
+                config=config,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                output_loading_info=True,
+                **given,
+            )
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(f"the weights in {source} cannot be read: {_one_line(error)}") from error
+    shapes = [
+        f"{name} ({'x'.join(map(str, theirs))} in the file, {'x'.join(map(str, ours))} in the model)"
+        for name, theirs, ours in sorted(report["mismatched_keys"])
+    ]
+    lines = [
+        f"  {len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for what, names in (
+            ("missing in the file", sorted(report["missing_keys"])),
+            ("unknown to the model", sorted(report["unexpected_keys"])),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
+    if lines:
+        head = f"{source} does not fit {kind.__name__}:"
+        tail = "Give the weights that belong to the config.json of model.net.language_model."
+        raise CheckpointError("\n".join([head, *lines, tail]))
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bar, and its table of what does not fit."""
+    from transformers.utils import logging
+
+    settings: Any = logging  # it has no annotations
+    level, shown = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(level)
+        if shown:
+            settings.enable_progress_bar()
+
+
+# --- files ---
+
+
+def _id(language_model: str) -> str:
+    return language_model if is_directory(language_model) else _ALIASES.get(language_model, language_model)
+
+
+def _find(name: str, file: str) -> Path | None:
+    with _own_words():
+        return repository.find(name, file, _KIND)
+
+
+def _fetch(name: str, file: str) -> Path | None:
+    with _own_words():
+        return repository.fetch(name, file, _KIND)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Errors of `repository` name the key of a vision tower."""
+    ours, theirs = "model.net.language_model", "model.net.backbone"
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([problem.replace(theirs, ours) for problem in error.problems]) from error
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(theirs, ours)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

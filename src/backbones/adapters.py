@@ -153,7 +153,9 @@ def _plain(value: object) -> object:
 def _check_targets(
     model: nn.Module, targets: Sequence[str], layers: Sequence[int] | None, pattern: str
 ) -> None:
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    from transformers.pytorch_utils import Conv1D  # GPT-2's name for a linear layer
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     inside = [
         name
         for name in linear

@@ -137,7 +137,7 @@ def read_config(backbone: str = DEFAULT) -> CLIPConfig:
             f"model_type={content.get('model_type')!r}, not 'clip'. Name a CLIP such as {DEFAULT}, or a "
             f"directory that tapetum tiny clip DIR has written"
         )
-    config: CLIPConfig = repository.parsed(CLIPConfig, content, backbone)
+    config: CLIPConfig = repository.parsed(CLIPConfig, content, backbone, _KIND)
     return config
 
 

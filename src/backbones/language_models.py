@@ -99,7 +99,7 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_KIND = Kind("language model", DEFAULT, "qwen3")
+_KIND = Kind("language model", DEFAULT, "qwen3", "model.net.language_model")
 _PLAIN = ("qwen3", "gpt2")  # known to be what `_check_behaviour` asks for
 _NAME_ONE = f"Name one such as {DEFAULT}, or a directory that tapetum tiny qwen3 DIR has written"
 
@@ -152,8 +152,7 @@ def read_config(language_model: str = DEFAULT) -> PreTrainedConfig:
             f"model.net.language_model={language_model} is unknown to transformers: its config.json says "
             f"model_type={kind!r}{own}. {_NAME_ONE}"
         )
-    with _own_words():
-        config: PreTrainedConfig = repository.parsed(CONFIG_MAPPING[kind], content, language_model)
+    config: PreTrainedConfig = repository.parsed(CONFIG_MAPPING[kind], content, language_model, _KIND)
     _model_class(config, language_model)
     return config
 
@@ -190,8 +189,7 @@ def check_weights(language_model: str, pretrained: bool | str) -> None:
     for names in (_VOCABULARIES, *([(*_WEIGHTS, *_INDEXES)] if pretrained is True else [])):
         if any(_find(name, one) for one in names):
             continue
-        with _own_words():
-            there = set() if is_directory(name) else on_the_hub(name, _KIND) & {*names}
+        there = set() if is_directory(name) else on_the_hub(name, _KIND) & {*names}
         if not there:
             raise CheckpointError(
                 f"model.net.language_model={language_model} holds none of {', '.join(names)}"
@@ -358,25 +356,11 @@ def _id(language_model: str) -> str:
 
 
 def _find(name: str, file: str) -> Path | None:
-    with _own_words():
-        return repository.find(name, file, _KIND)
+    return repository.find(name, file, _KIND)
 
 
 def _fetch(name: str, file: str) -> Path | None:
-    with _own_words():
-        return repository.fetch(name, file, _KIND)
-
-
-@contextmanager
-def _own_words() -> Iterator[None]:
-    """Errors of `repository` name the key of a vision tower."""
-    ours, theirs = "model.net.language_model", "model.net.backbone"
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError([problem.replace(theirs, ours) for problem in error.problems]) from error
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace(theirs, ours)) from error
+    return repository.fetch(name, file, _KIND)
 
 
 def _one_line(error: Exception) -> str:

@@ -95,7 +95,7 @@ def read_config(backbone: str = DEFAULT) -> PreTrainedConfig:
     figures = {name: value for name, value in figures.items() if name != "model_type"}  # often the whole's
     if model_type == "qwen3_vl":
         figures["deepstack_visual_indexes"] = []
-    config: PreTrainedConfig = repository.parsed(_config_class(model_type), figures, backbone)
+    config: PreTrainedConfig = repository.parsed(_config_class(model_type), figures, backbone, _KIND)
     return config
 
 

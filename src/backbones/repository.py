@@ -25,11 +25,13 @@ class Kind(NamedTuple):
     """A kind of model, as errors name it.
 
     title: what it is called. example: the id of one. tiny: the word behind `tapetum tiny` that makes one.
+    key: of the config, where its name stands.
     """
 
     title: str
     example: str
     tiny: str
+    key: str = "model.net.backbone"
 
 
 def find(backbone: str, name: str, kind: Kind) -> Path | None:
@@ -44,7 +46,7 @@ def find(backbone: str, name: str, kind: Kind) -> Path | None:
         return file if file.is_file() else None
     if not _HUB_ID.fullmatch(backbone):
         raise ConfigError(
-            f"model.net.backbone={backbone} is neither a directory that exists nor the id of a model on the "
+            f"{kind.key}={backbone} is neither a directory that exists nor the id of a model on the "
             f"hub (org/name, such as {kind.example})"
         )
     found = try_to_load_from_cache(backbone, name)
@@ -96,7 +98,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def parsed(config_class: Any, content: Mapping[str, Any], backbone: str) -> Any:
+def parsed(config_class: Any, content: Mapping[str, Any], backbone: str, kind: Kind) -> Any:
     """A config of transformers from what a config.json holds; ConfigError where it does not fit."""
     from huggingface_hub.errors import StrictDataclassError
 
@@ -104,15 +106,15 @@ def parsed(config_class: Any, content: Mapping[str, Any], backbone: str) -> Any:
         return config_class.from_dict(dict(content))
     except (AttributeError, TypeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"the config.json of model.net.backbone={backbone} is damaged: {reason}") from error
+        raise ConfigError(f"the config.json of {kind.key}={backbone} is damaged: {reason}") from error
 
 
 def _absent(backbone: str, kind: Kind, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     place = f"tiny-{kind.tiny.replace('_', '-')}"
     return CheckpointError(
-        f"model.net.backbone={backbone} is not on this machine and could not be fetched ({reason}). Type\n"
+        f"{kind.key}={backbone} is not on this machine and could not be fetched ({reason}). Type\n"
         f"  hf download {backbone} --exclude '*.h5' '*.msgpack'\n"
         f"where there is a network, or try with a tiny random {kind.title}:\n"
-        f"  tapetum tiny {kind.tiny} {place}      (then add model.net.backbone={place})"
+        f"  tapetum tiny {kind.tiny} {place}      (then add {kind.key}={place})"
     )

@@ -123,7 +123,7 @@ def _stem(stem: Stem, patch_size: int, width: int) -> nn.Module:
         wider = max(16, width // 2 ** (halvings - 1 - number))
         layers += [
             nn.Conv2d(channels, wider, 3, 2, 1, bias=False),
-            nn.GroupNorm(min(8, wider), wider),
+            nn.BatchNorm2d(wider),
             nn.ReLU(inplace=True),
         ]
         channels = wider
@@ -149,6 +149,7 @@ def _gpt2(*, words: int, places: int, width: int, depth: int, heads: int, dropou
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
+        activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's own, in one step
         bos_token_id=None,
         eos_token_id=None,
     )

@@ -57,7 +57,8 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     """A run's best weights on its own data, or on other data named by overrides; the new directory.
 
     Overrides: `data=…` and its keys, single keys of the run's own data, `accelerator=…`, `trainer.…`,
-    `paths.…`, and `allow_targets=[…]`, which a checkpoint can't bring along.
+    `paths.…`, of a captioner `model.generation.…`, and `allow_targets=[…]`, which a checkpoint can't bring
+    along.
     """
     import torch
 
@@ -68,6 +69,10 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     other = named_by(overrides, "evaluate RUN takes", task=own.read_config()["task"])
     loaded = load_module(run, allow=other.config["allow_targets"])
     config, name = with_data(loaded.config, other, overrides)
+    if config["task"] == "captioning":
+        from ..captioners.generation import Generation
+
+        loaded.module.generation = Generation(**config["model"]["generation"])  # type: ignore[assignment]
     directory = own.path / "evaluations" / f"{name}-{secrets.token_hex(3)}"
     with torch.inference_mode():
         return _evaluate(
@@ -81,6 +86,7 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
 
 
 _MAY_CHANGE = ("data.", "trainer.", "paths.")
+_WRITING = "model.generation."
 
 
 def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
@@ -91,7 +97,8 @@ def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
     """
     keys = _keys(overrides)
     for one, key in zip(overrides, keys, strict=True):
-        if key not in ("data", "accelerator", "allow_targets") and not key.startswith(_MAY_CHANGE):
+        may = (*_MAY_CHANGE, *((_WRITING,) if task == "captioning" else ()))
+        if key not in ("data", "accelerator", "allow_targets") and not key.startswith(may):
             raise ConfigError(
                 f"{one} would change the run's model: {takes} data=…, data.key=…, accelerator=…, "
                 "trainer.precision=… and allow_targets=[…] only"
@@ -127,6 +134,11 @@ def with_data(
         key: other.config["paths"][key]
         for key in ("data", "cache")  # of this machine, now
     }
+    written = {key.removeprefix(_WRITING) for key in keys if key.startswith(_WRITING)}
+    if written:
+        ways = {name: other.config["model"]["generation"][name] for name in written}
+        generation = {**config["model"]["generation"], **ways}
+        config["model"] = {**config["model"], "generation": generation}
     check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
     return config, other.choices["data"] if swaps else data_name(config)
 
@@ -181,6 +193,7 @@ def _evaluate(
     from .finish import device_of, infer, report_run, write_notes, write_results
     from .memory import explained
     from .preflight import hardware_problems
+    from .vocabulary import without_tokenizer
 
     problems = hardware_problems(config["trainer"])
     if problems:
@@ -194,7 +207,7 @@ def _evaluate(
         predictions = infer(task, module, data, splits, trainer=settings)
     except (RuntimeError, MemoryError) as error:
         raise explained(error, config, "predicting") from error
-    run: RunDirectory = create_run(config, directory)
+    run: RunDirectory = create_run(without_tokenizer(config), directory)
     run.checkpoints.rmdir()
     run.command.write_text(" ".join(sys.argv) + "\n")
     write_json(run.environment, environment())

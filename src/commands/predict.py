@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import is_a_file, prepare
+from ..config.schema import ANY_MODEL
 from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ _FOR_RUNS = (
     "data.decoder",
     "trainer.precision",
     "model.thresholds.",
+    "model.generation.",
 )
+_OF_A_TASK = {"model.thresholds.": "detection", "model.generation.": "captioning"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,15 +87,21 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
     for one, key in zip(overrides, keys, strict=True):
         if key not in ("accelerator", "allow_targets") and not key.startswith(_FOR_RUNS):
             raise ConfigError(f"{one} would change the run, or says nothing to predict: {takes or _TAKES}")
-    other = compose(prepare(overrides, multirun=False)).config
+    plain = [one for one, key in zip(overrides, keys, strict=True) if not key.startswith("model.generation.")]
+    other = compose(prepare(plain, multirun=False)).config
     # The device is this machine's, whatever the run was trained on; the precision is the run's own.
     trainer = {"accelerator": other["trainer"]["accelerator"], "devices": 1, "strategy": "auto"}
     if "accelerator" in keys:
         trainer["precision"] = other["trainer"]["precision"]
     predictor = load(run, device="cpu", allow_targets=other["allow_targets"])
     config = predictor.config
-    if config["task"] != "detection" and (given := [one for one in overrides if "thresholds" in one]):
-        raise ConfigError(f"{given[0]}: a run of {config['task']} gives no verdicts, and has no thresholds")
+    for one, key in zip(overrides, keys, strict=True):
+        theirs = [task for prefix, task in _OF_A_TASK.items() if key.startswith(prefix)]
+        if theirs and theirs[0] != config["task"]:
+            raise ConfigError(f"{one} is for runs of {theirs[0]}, and this is one of {config['task']}")
+    if len(plain) < len(overrides):
+        own = [f"model={ANY_MODEL[config['task']]}", *overrides]
+        other = compose(prepare(own, multirun=False)).config
     config["trainer"] = {**config["trainer"], **trainer}
     for key in keys:
         if key.startswith(_FOR_RUNS):
@@ -100,6 +109,10 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
     check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
     if config["task"] == "detection":
         predictor.module.thresholds = Thresholds(**config["model"]["thresholds"])  # type: ignore[assignment]
+    if config["task"] == "captioning":
+        from ..captioners.generation import Generation
+
+        predictor.module.generation = Generation(**config["model"]["generation"])  # type: ignore[assignment]
     return _placed(predictor)
 
 
@@ -167,8 +180,8 @@ def parted(arguments: Sequence[str], usage: str) -> tuple[list[str], list[str]]:
 _OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@]*=|~\w")
 _TAKES = (
     "predict RUN takes threshold=…, accelerator=…, data.eval_batch_size=…, data.num_workers=…, "
-    "data.decoder=…, trainer.precision=…, model.thresholds.high=…, model.thresholds.low=… and "
-    "allow_targets=[…]"
+    "data.decoder=…, trainer.precision=…, model.thresholds.high=…, model.thresholds.low=…, of a captioner "
+    "model.generation.strategy=… and the like, and allow_targets=[…]"
 )
 _USAGE = "tapetum predict RUN INPUT… OUTPUT, or tapetum predict INPUT… OUTPUT model=… weights=FILE"
 

@@ -24,6 +24,7 @@ from ..runs.building import build_index, build_network_on_meta, parameter_counts
 from ..runs.gradual_unfreeze import unfreeze_problems
 from ..tasks import task_of
 from .trackers import tracker_problems
+from .vocabulary import with_tokenizer_of_weights
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def preflight(config: Mapping[str, Any]) -> Preflight:
         index = build_index(config)
 
     problems += _problems_of(build)
+    problems += _problems_of(lambda: with_tokenizer_of_weights(config))
     if index is not None:
         problems += index_problems(config, index)
     if problems or index is None:

@@ -20,6 +20,7 @@ from ..modules.network import NetworkModule
 from ..runs.building import build_module, build_network
 from ..runs.checkpoints import read_checkpoint
 from ..runs.loading import checkpoint_file, load_module, load_network, network_weights
+from .vocabulary import with_tokenizer_of_weights
 
 log = logging.getLogger("tapetum")
 
@@ -49,6 +50,7 @@ def module_as_given(config: Mapping[str, Any], otherwise: str) -> lightning.Ligh
     """
     if config["model"]["fit"] and not config["weights"]:
         raise TapetumError(f"this model has not been trained: {otherwise}")
+    config = with_tokenizer_of_weights(config)
     net = build_network(config)
     if config["weights"]:
         start_from(net, config["weights"], strict=True, allow=config["allow_targets"])

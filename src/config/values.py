@@ -63,12 +63,12 @@ def value_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def path_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Files and folders that are named and absent."""
     yield from _data_paths(config)
-    pretrained = select(config, "model.net.pretrained")
-    if isinstance(pretrained, str) and not Path(pretrained).expanduser().exists():
-        yield (
-            f"model.net.pretrained={pretrained} does not exist: type model.net.pretrained=true (the hub), "
-            "false or a path"
-        )
+    net = select(config, "model.net")
+    for name, value in net.items() if isinstance(net, Mapping) else ():
+        weights = name == "pretrained" or name.endswith("_pretrained")
+        if weights and isinstance(value, str) and not Path(value).expanduser().exists():
+            key = f"model.net.{name}"
+            yield f"{key}={value} does not exist: type {key}=true (the hub), false or a path"
     for key in ("weights", "resume"):
         path = config.get(key)
         if not isinstance(path, str) or (key, path) == ("resume", "auto"):

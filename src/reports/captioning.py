@@ -10,6 +10,7 @@ from ..evaluation.captioning import intervals as bounds_of
 from . import captioning_sections as sections
 from .history import best
 from .run import Drawn, Found, RunReport, main_split, training_picture, what_chose, write_run_page
+from .sections import no_curve
 
 _NO_WORDS = "No captions were written, so there is nothing to look at."
 
@@ -31,7 +32,11 @@ def write_captioning_report(source: RunReport, out: Path) -> Path:
     values: dict[str, object] = {
         "tiles": [],
         "sentences": what_chose(source, split, top),
-        "absent": _NO_WORDS,
+        "absent": {
+            "training_curve": no_curve(bool(source.history)),
+            "scores": _NO_WORDS,
+            "lengths": _NO_WORDS,
+        },
         "split": split,
         "images": {f"{name} images": len(table) for name, table in source.predictions.items()},
     }

@@ -63,7 +63,7 @@ def tiles(
         below = interval(bounds.get(f"{split}/{name}"))
         baseline = metrics.get(f"{split}/most_frequent/{name}")
         if baseline is not None:
-            below = f"{below}; most frequent caption {number(baseline)}" if below else ""
+            below = "; ".join(filter(None, [below, f"most frequent caption {number(baseline)}"]))
         found.append((_NAMES[name], number(value), below))
     return found
 
@@ -82,7 +82,7 @@ def scale(split: str, metrics: Mapping[str, float], table: pa.Table) -> str:
     references = metrics.get(f"{split}/references", float("nan"))
     said = (
         "All of [0, 1] but CIDEr-D, which is coco-caption's (1.13 is what papers print as 113) and rises "
-        f"with the number of different references; {references:.3g} references an image, tokens as the Penn "
+        f"with the number of different references; references an image: {references:.3g}; tokens as the Penn "
         "Treebank's without punctuation, ROUGE-L with beta 1.2. "
     )
     if len(table) < 200:

@@ -29,7 +29,7 @@ def baseline_table(metrics: Mapping[str, float]) -> list[Table]:
         table.add_row(name, *(Text(number(value)) for value in cells))
     references = metrics.get(f"{split}/references")
     table.caption = (
-        f"{references:.3g} references an image; scores in [0, 1], cider as coco-caption has it (1.13 is 113)"
+        f"references an image: {references:.3g}; scores in [0, 1], cider as coco-caption has it (1.13 is 113)"
         if references is not None
         else None
     )

@@ -62,9 +62,11 @@ CAPTIONING = (
         "Captions written",
         tuple(
             (f"val/{name}", CYCLE[number], STYLES[number], 1.4)
-            for number, name in enumerate(("cider", "rouge_l", "bleu_4", "exact_match"))
+            for number, name in enumerate(("rouge_l", "bleu_4", "exact_match"))
         ),
+        True,
     ),
+    Panel("CIDEr-D", (("val/cider", SPLIT_COLOUR["val"], "-", 1.4),), True),
 )
 
 

@@ -66,11 +66,11 @@ def _index_of(config: Mapping[str, Any], name: str, *, part: bool = False) -> In
 def build_network(config: Mapping[str, Any], *, pretrained: bool = True) -> nn.Module:
     """The network of `model.net`, frozen where the model says `fit: false`.
 
-    With pretrained=False its own weights come from a checkpoint instead.
+    With pretrained=False its own weights come from a checkpoint instead: those of every part of it.
     """
     node = dict(config["model"]["net"])
-    if not pretrained and "pretrained" in node:
-        node["pretrained"] = False
+    if not pretrained:
+        node |= {key: False for key in node if key == "pretrained" or key.endswith("_pretrained")}
     net = build(node, allow=config["allow_targets"])
     if not isinstance(net, nn.Module):
         raise ConfigError(

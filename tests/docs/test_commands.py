@@ -40,11 +40,13 @@ from layouts import (
     make_cifake,
     make_community_forensics,
     make_drct,
+    make_flickr30k,
     make_folder,
     make_forensynths,
     make_genimage,
     make_hf,
     make_image,
+    make_image_text_folder,
     make_infrared_folder,
     make_manifest,
     make_peer_list,
@@ -70,10 +72,18 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("train", " data="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
     (
         ("train", " experiment="),
-        ("=synthetic_infrared", "=solar_modules"),
+        ("=synthetic_infrared", "=solar_modules", "=synthetic_captions"),
         ("data.limit=8", "data.num_workers=0"),
         "limit",
     ),
+    (("train", "=synthetic_captions"), (), ("data.index.train=64", "data.index.test=64"), "limit"),
+    (
+        ("train", "clip_qwen"),
+        ("model.net.language_model=",),
+        ("model.net.backbone=tiny-clip", "model.net.language_model=tiny-qwen3"),
+        "no hub",
+    ),
+    (("train", "experiment=pixel_llm"), (), ("model.net.depth=1", "model.net.decoder_depth=1"), "limit"),
     (("train", "=synthetic_infrared"), (), ("data.index.train=64", "data.index.test=64"), "limit"),
     (("train", "=solar_modules"), (), ("data.limit=48",), "limit: a few of each class"),
     (("train", " experiment="), (), ("scheduler.warmup_epochs=0",), "limit: a warm-up within one epoch"),
@@ -473,6 +483,9 @@ def _write_data(folder: Path, text: str) -> None:
         make_infrared_folder(folder / "thermal")
         make_infrared_folder(folder / "thermal16", bits=16)
         make_solar_modules(folder / "solar")
+    if "pictures" in text:
+        make_image_text_folder(folder / "pictures", splits={"": 24})
+        make_flickr30k(folder / "flickr30k")
     if "bench/" in text:
         _write_benchmarks(folder / "bench")
 

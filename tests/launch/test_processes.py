@@ -10,12 +10,14 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tapetum.cli import main
 from tapetum.errors import ConfigError
 from tapetum.launch.processes import world_size
 from tapetum.runs.checkpoints import read_checkpoint
 
 from commands.experiments import HERE, PLAIN, runs, tiny
 from layouts import make_folder, make_infrared_folder
+from modules.captioning_parts import write_pictures
 
 
 def train(data, outputs, *more):
@@ -132,3 +134,32 @@ def test_two_processes_compare_the_images_of_both(tmp_path, loss):
     figures = [json.loads((run / "metrics.json").read_text()) for run in made.values()]
     for name in ("val/map_at_r", "best/val/map_at_r", "test/recall_at_1", "run/steps"):
         assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("captions", ["one", "all"])
+def test_two_processes_learn_captions_as_one(tmp_path, captions):
+    """Sentences of different lengths fall to the two; the mean is over the tokens of both."""
+    write_pictures(tmp_path / "pictures")
+    common = [
+        *("model=pixel_llm_small", "data=image_text_folder", f"data.root={tmp_path / 'pictures'}"),
+        *("model.net.size=16", "model.net.patch_size=8", "model.net.stem=patches", "model.net.width=16"),
+        *("model.net.heads=2", "model.net.depth=1", "model.net.decoder_depth=1", "model.net.vocabulary=300"),
+        *("model.generation.max_caption_length=8", f"data.captions={captions}", "data.num_workers=0"),
+        *("optimizer=sgd", "optimizer.lr=0.1", "scheduler=constant", "trainer.max_epochs=2"),
+    ]
+    made = {}
+    for name, own in (
+        ("one", ["accelerator=cpu", "data.batch_size=6"]),
+        ("two", ["accelerator=cpu_ddp", "data.batch_size=3"]),
+    ):
+        assert main(["train", *common, *own, f"paths.outputs={tmp_path / name}"]) == 0
+        (made[name],) = (config.parent for config in (tmp_path / name).glob("captioning/*/*/config.yaml"))
+    assert len({(run / "tokenizer.json").read_text() for run in made.values()}) == 1
+    states = {
+        name: read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for name, run in made.items()
+    }
+    for name, value in states["one"].items():
+        assert torch.allclose(states["two"][name], value, atol=1e-5, rtol=0), name
+    figures = [json.loads((run / "metrics.json").read_text()) for run in made.values()]
+    for name in ("val/loss", "val/rouge_l", "best/val/loss", "test/loss", "run/steps"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-5), name

@@ -84,10 +84,10 @@ def _features(scratch: Path, small: bool) -> list[Goal]:
         )
         for name in (KEPT, LIVE)
     }
-    optimizer = torch.optim.AdamW(net.adapter.parameters(), lr=1e-4)
-    losses: dict[str, list[float]] = {KEPT: [], LIVE: []}
 
-    def epoch(name: str) -> None:
+    def epoch(name: str) -> list[float]:
+        optimizer = torch.optim.SGD(net.adapter.parameters(), lr=1e-2)
+        losses = []
         for batch in data[name].train_dataloader():
             kept = "features" in batch
             visual = net.forward_features(batch["features"]) if kept else net(batch["images"])
@@ -95,13 +95,15 @@ def _features(scratch: Path, small: bool) -> list[Goal]:
             mean = loss.total / loss.count
             optimizer.zero_grad()
             mean.backward()
-            losses[name].append(float(mean))
+            losses.append(float(mean.detach()))
             optimizer.step()
+        return losses
 
     weights = {name: value.clone() for name, value in net.state_dict().items()}
+    losses = {}
     for name in (KEPT, LIVE):
         net.load_state_dict(weights)
-        epoch(name)
+        losses[name] = epoch(name)
     apart = max(abs(a - b) for a, b in zip(losses[KEPT], losses[LIVE], strict=True))
     seconds = interleaved({name: partial(wall, partial(epoch, name)) for name in (KEPT, LIVE)}, repeats)
     table(
@@ -155,14 +157,11 @@ def _logits(small: bool) -> Goal:
 
 def _peak(name: str, captions: int) -> float:
     """MB that loss and gradient add to what the process has with the model in it."""
-    from resource import RUSAGE_SELF, getrusage
-
     from tapetum.captioners.decoder import TextDecoder
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes["tie_word_embeddings"] = True
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, **sizes
@@ -185,9 +184,15 @@ def _peak(name: str, captions: int) -> float:
         model(inputs_embeds=torch.cat([visual, words], 1), labels=labels).loss.backward()
 
     step(1)
-    before = getrusage(RUSAGE_SELF).ru_maxrss
+    before = _highest()
     step(captions)
-    return (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _highest() - before
+
+
+def _highest() -> float:
+    """The most MB that this process had; what getrusage says begins with its parent's."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return float(status["VmHWM"].split()[0]) / 1024
 
 
 # --- generation ---

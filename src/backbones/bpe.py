@@ -36,11 +36,7 @@ def learn(texts: Iterable[str], vocabulary: int) -> str:
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    if vocabulary < _BYTES + len(_SPECIAL):
-        raise ConfigError(
-            f"model.net.vocabulary={vocabulary} is too small: the bytes and the marks of end and padding are "
-            f"{_BYTES + len(_SPECIAL)} tokens; type model.net.vocabulary=2000"
-        )
+    check_vocabulary(vocabulary)
     split = ByteLevel(add_prefix_space=False)
     words: Counter[str] = Counter()
     for text in texts:
@@ -57,6 +53,15 @@ def learn(texts: Iterable[str], vocabulary: int) -> str:
     made.add_special_tokens(list(_SPECIAL))
     content: str = made.to_str()
     return content
+
+
+def check_vocabulary(vocabulary: int) -> None:
+    """ConfigError for a vocabulary that has no room for the alphabet."""
+    if vocabulary < _BYTES + len(_SPECIAL):
+        raise ConfigError(
+            f"model.net.vocabulary={vocabulary} is too small: the bytes and the marks of end and padding are "
+            f"{_BYTES + len(_SPECIAL)} tokens; type model.net.vocabulary=2000"
+        )
 
 
 def tokenizer_of(content: str) -> PreTrainedTokenizerFast:

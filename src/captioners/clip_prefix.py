@@ -24,6 +24,7 @@ from .tokens import CaptionEncoder, check_caption_length
 Part = Literal["frozen", "lora", "trained"]
 Visual = Literal["pooled", "patches"]
 
+_SHORTER_PREFIX = "a shorter model.net.prefix_length"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 VISION_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -105,7 +106,9 @@ class ClipPrefix(KeepsFrozen):
             None if building_on_meta() else _encoder(language_model, max_caption_length),
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.decoder.check_room(prefix_length, max_caption_length, "model.net.max_caption_length")
+        self.decoder.check_room(
+            prefix_length, max_caption_length, "model.net.max_caption_length", _SHORTER_PREFIX
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode in what trains."""
@@ -140,7 +143,9 @@ class ClipPrefix(KeepsFrozen):
 
     def check_generation(self, max_caption_length: int) -> None:
         """Raise ConfigError where the language model has no places for captions of so many tokens."""
-        self.decoder.check_room(self.prefix_length, max_caption_length, "model.generation.max_caption_length")
+        self.decoder.check_room(
+            self.prefix_length, max_caption_length, "model.generation.max_caption_length", _SHORTER_PREFIX
+        )
 
     def loss(self, visual: Tensor, inputs: Mapping[str, Tensor]) -> TokenLoss:
         """See `TextDecoder.loss`."""

@@ -89,17 +89,17 @@ class TextDecoder(nn.Module):
         found = getattr(self.plain.config, "max_position_embeddings", None)
         return int(found) if found else None
 
-    def check_room(self, prefix_length: int, caption_length: int, key: str) -> None:
+    def check_room(self, prefix_length: int, caption_length: int, key: str, instead: str) -> None:
         """ConfigError where prefix and caption together are longer than the model's positions.
 
-        key: what to type for a shorter caption.
+        key: what to type for a shorter caption. instead: what else would make room.
         """
         places = self.positions
         if places is not None and prefix_length + caption_length > places:
             raise ConfigError(
                 f"a prefix of {prefix_length} and a caption of up to {caption_length} tokens are "
                 f"{prefix_length + caption_length} positions, and the language model has {places}: type "
-                f"{key}={max(2, places - prefix_length)}, or a shorter model.net.prefix_length"
+                f"{key}={max(2, places - prefix_length)}, or {instead}"
             )
 
     def recompute(self, mode: bool = True) -> None:
@@ -134,7 +134,12 @@ class TextDecoder(nn.Module):
         What a caption says depends on its own prefix (and the seed) only, not on the rest of the batch.
         Raises ConfigError where the model has too few positions.
         """
-        self.check_room(visual.shape[1], generation.max_caption_length, "max_caption_length")
+        self.check_room(
+            visual.shape[1],
+            generation.max_caption_length,
+            "model.generation.max_caption_length",
+            "train with more room (model.net.max_caption_length, model.net.prefix_length)",
+        )
         assert self.encoder is not None, "a network that was built for its shapes writes nothing"
         encoder = self.encoder
         if not len(visual):

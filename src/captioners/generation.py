@@ -48,13 +48,13 @@ class Generation:
             "temperature": (self.temperature > 0, "above 0; for the likeliest tokens strategy=greedy"),
             "seed": (self.seed >= 0, "a whole number from 0 on"),
             "min_length": (
-                0 <= self.min_length < self.max_caption_length,
+                0 <= self.min_length < max(1, self.max_caption_length),
                 f"from 0 to below max_caption_length={self.max_caption_length}",
             ),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0, and 1 for none"),
         }
         problems = [
-            f"generation.{name}={getattr(self, name)} is out of range: {range_}"
+            f"model.generation.{name}={getattr(self, name)} is out of range: {range_}"
             for name, (fits, range_) in within.items()
             if not fits
         ]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..backbones.bpe import tokenizer_of
+from ..backbones.bpe import check_vocabulary, tokenizer_of
 from ..errors import ConfigError
 from ..images.geometry import InputSpec
 from ..images.normalize import IMAGENET, Normalize
 from .decoder import TextDecoder, TokenLoss
 from .generation import Generated, Generation
-from .tokens import CaptionEncoder
+from .tokens import CaptionEncoder, check_caption_length
 
 Stem = Literal["patches", "convolutions"]
 
@@ -51,7 +51,11 @@ class PixelLLM(nn.Module):
         max_caption_length: int = 128,
     ) -> None:
         super().__init__()
-        _check(size, patch_size, width, heads, dropout)
+        sizes = {"size": size, "patch_size": patch_size, "width": width, "heads": heads}
+        _check({**sizes, "depth": depth, "decoder_depth": decoder_depth}, dropout)
+        check_caption_length(max_caption_length)
+        if tokenizer is None:
+            check_vocabulary(vocabulary)
         self.input_spec = InputSpec((size, size), "squash")
         self.normalize = Normalize(*IMAGENET)
         self.gradient_checkpointing = gradient_checkpointing
@@ -93,7 +97,10 @@ class PixelLLM(nn.Module):
     def check_generation(self, max_caption_length: int) -> None:
         """Raise ConfigError where captions of so many tokens are longer than any that are learnt from."""
         self.decoder.check_room(
-            self.positions.shape[1], max_caption_length, "model.generation.max_caption_length"
+            self.positions.shape[1],
+            max_caption_length,
+            "model.generation.max_caption_length",
+            f"model.net.max_caption_length={max_caption_length}",
         )
 
     def loss(self, visual: Tensor, inputs: dict[str, Tensor]) -> TokenLoss:
@@ -157,13 +164,15 @@ def _gpt2(*, words: int, places: int, width: int, depth: int, heads: int, dropou
     return model
 
 
-def _check(size: int, patch_size: int, width: int, heads: int, dropout: float) -> None:
-    problems: list[str] = []
+def _check(sizes: Mapping[str, int], dropout: float) -> None:
+    problems = [f"model.net.{name}={value} must be at least 1" for name, value in sizes.items() if value < 1]
+    if problems:
+        raise ConfigError(problems)
+    size, patch_size, width, heads = (sizes[name] for name in ("size", "patch_size", "width", "heads"))
     if size % patch_size:
-        nearest: Sequence[int] = (size // patch_size * patch_size or patch_size,)
         problems.append(
             f"model.net.size={size} is no multiple of model.net.patch_size={patch_size}: type "
-            f"model.net.size={nearest[0]}"
+            f"model.net.size={size // patch_size * patch_size or patch_size}"
         )
     if width % heads:
         problems.append(

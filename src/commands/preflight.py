@@ -120,10 +120,17 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
 
 
 def generation_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
-    """Texts that are longer than the network has room for, where it writes any and can tell."""
+    """Ways of writing texts that are none, and texts longer than the network has room for."""
+    node = config["model"].get("generation")
+    if node is None:
+        return []
+    from ..captioners.generation import Generation
+
+    problems = _problems_of(lambda: Generation(**node))
     look: Callable[[int], None] | None = getattr(net, "check_generation", None)
-    longest = (config["model"].get("generation") or {}).get("max_caption_length")
-    return _problems_of(lambda: look(longest)) if look is not None and longest else []
+    if look is None or problems:
+        return problems
+    return _problems_of(lambda: look(Generation(**node).max_caption_length))
 
 
 def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:

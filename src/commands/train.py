@@ -356,10 +356,14 @@ class _Wired:
         from ..tasks import task_of
         from .trackers import hand_over
 
-        shown = task_of(self.config).samples(predictions, self.checked.index, self.config)
+        task = task_of(self.config)
+        shown = task.samples(predictions, self.checked.index, self.config)
         logged = frozenset(self.history.columns)
         step = self.trainer.global_step
-        hand_over(self.trainer.loggers[1:], FinishedRun(self.run, step, metrics, logged, best, shown))
+        hand_over(
+            self.trainer.loggers[1:],
+            FinishedRun(self.run, step, metrics, logged, best, shown, task.samples_are),
+        )
 
     def _callbacks(self, console: Any) -> tuple[Any, list[lightning.Callback]]:
         from ..runs.checkpoints import DescribeCheckpoint

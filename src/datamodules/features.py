@@ -115,8 +115,8 @@ def feature_problems(network: object, augment: Augment) -> list[str]:
     if not isinstance(network, FrozenFeatures):
         problems.append(
             f"data.cache=features keeps what a frozen tower returns, and {type(network).__name__} has none: "
-            f"type data.cache=decoded, or a model=NAME that has (clip_linear, or timm_backbone with "
-            f"model.net.freeze=true)"
+            f"type data.cache=decoded, or a model=NAME that has (clip_linear, timm_backbone with "
+            f"model.net.freeze=true, for captions clip_qwen)"
         )
     if not augment.deterministic:
         problems.append(

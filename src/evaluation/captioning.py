@@ -68,8 +68,8 @@ def figures(table: pa.Table) -> dict[str, float]:
     """`loss` a token and `perplexity`, `SCORES` in [0, 1] (cider as coco-caption has it), and `references`,
     their number an image.
 
-    Under `most_frequent/` the same scores of the most frequent training caption, given to every image: what
-    has to be beaten. Nothing of an empty table.
+    Under `most_frequent/` the same scores of the most frequent caption of the data's train split, given to
+    every image: what has to be beaten. Nothing of an empty table.
     """
     if not len(table):
         return {}

@@ -61,7 +61,7 @@ def caption(
             texts += module.net.generate(visual, module.generation).texts
             images, of = len(batch["index"]), batch["owners"].numpy()
             rows.append(batch["index"].numpy())
-            nll.append(np.bincount(of, totals.double().cpu().numpy(), images).astype(np.float64))
+            nll.append(np.bincount(of, totals.cpu().double().numpy(), images).astype(np.float64))
             tokens.append(np.bincount(of, counts.cpu().numpy(), images).astype(np.int64))
     found = Captioned(
         np.concatenate(rows), texts, np.concatenate(nll), np.concatenate(tokens), time.perf_counter() - began

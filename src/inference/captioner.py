@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -81,5 +82,7 @@ class Captioner(Trained):
 def _tokens(module: CaptioningModule, images: Tensor | list[Tensor], device: torch.device) -> Tensor:
     """int64 [B, max_caption_length], padded, of images on any device."""
     moved = [one.to(device) for one in images] if isinstance(images, list) else images.to(device)
-    found: Tensor = module.net.generate(module(moved), module.generation).tokens  # type: ignore[operator]
-    return found
+    net: Any = module.net  # every captioner has these
+    found: Tensor = net.generate(module(moved), module.generation).tokens
+    room = module.generation.max_caption_length - found.shape[1]
+    return F.pad(found, (0, room), value=net.encode_fn().pad_id)

@@ -24,6 +24,7 @@ ORDERS = 4
 BETA = 1.2
 """ROUGE-L: recall counts this much more than precision."""
 SIGMA = 6.0
+_NOTHING = 1e-9
 """CIDEr-D: the width, in words, of the penalty on a caption that is longer or shorter than a reference."""
 
 Caption = Sequence[str]
@@ -42,7 +43,9 @@ def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str
     fit each other.
     """
     texts, known = tokenized(candidates, references)
-    figures = {f"bleu_{order}": value for order, value in enumerate(bleu(texts, known), start=1)}
+    # Where nothing matches, coco-caption's guard against a division by 0 leaves 1e-12 or so.
+    orders = enumerate(bleu(texts, known), start=1)
+    figures = {f"bleu_{order}": value if value > _NOTHING else 0.0 for order, value in orders}
     means = {name: float(values.mean()) for name, values in _scores(texts, known).items()}
     return figures | means
 

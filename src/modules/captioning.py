@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -72,8 +73,10 @@ class CaptioningModule(NetworkModule):
         self.generate_images = generate_images
         self._tokens: Tensor | None = None
         """Of the batches since the last optimizer step."""
-        self._truncated: list[Tensor] = []
-        self._cut = 0
+        self._counted: list[Tensor] = []
+        """float32 [3] of each batch: sum of the loss, tokens, captions that were too long."""
+        self._sums = [0.0, 0.0, 0.0]
+        """The same of the epoch."""
         self._seen: list[dict[str, Tensor]] = []
         self._written: dict[int, str] = {}
 
@@ -94,8 +97,9 @@ class CaptioningModule(NetworkModule):
         totals, counts = self.compute_loss(self.outputs(batch)[batch["owners"]], batch["inputs"])
         tokens = counts.sum()
         self._tokens = tokens if self._tokens is None else self._tokens + tokens
-        self._truncated.append(batch["inputs"]["truncated"].sum())
         loss = totals.sum()
+        parts = (loss.detach(), tokens, batch["inputs"]["truncated"].sum())
+        self._counted.append(torch.stack([part.float() for part in parts]))
         self.buffer.add(loss / tokens, batch["index"], self.global_step)
         self.flush_when_due()
         return loss
@@ -124,12 +128,12 @@ class CaptioningModule(NetworkModule):
         visual, owners = self.outputs(batch), batch["owners"]
         totals, counts = self.compute_loss(visual[owners], batch["inputs"])
         images = len(batch["index"])
-        summed = torch.zeros(images, dtype=torch.float64, device=totals.device)
+        summed = torch.zeros(images, device=totals.device)
         tokens = torch.zeros(images, dtype=torch.int64, device=totals.device)
         self._seen.append(
             {
                 "index": batch["index"],
-                "totals": summed.index_add_(0, owners, totals.double()),
+                "totals": summed.index_add_(0, owners, totals),
                 "tokens": tokens.index_add_(0, owners, counts),
             }
         )
@@ -154,23 +158,28 @@ class CaptioningModule(NetworkModule):
     # -- what is logged -------------------------------------------------------------------------------------
 
     def flush(self, step: int | None = None) -> None:
-        """As NetworkModule, and count the captions that were too long."""
+        """As NetworkModule, and count tokens and captions that were too long."""
         super().flush(step)
-        if self._truncated:
-            self._cut += int(torch.stack(self._truncated).sum())
-            self._truncated = []
+        if self._counted:
+            counted = torch.stack(self._counted).sum(0).tolist()
+            self._sums = [whole + part for whole, part in zip(self._sums, counted, strict=True)]
+            self._counted = []
 
     def on_train_epoch_start(self) -> None:
         """A fresh epoch counts anew."""
         if self._sums_of_epoch != self.current_epoch:
-            self._cut = 0
+            self._sums = [0.0, 0.0, 0.0]
         super().on_train_epoch_start()
 
     def train_figures(self) -> dict[str, float]:
-        """train/loss, its perplexity, and the captions that were cut to the most tokens that there may be."""
-        figures = super().train_figures()
-        figures["train/truncated_captions"] = float(self._cut)
-        return figures
+        """train/loss, the mean over the epoch's tokens, and the captions that were cut; of all processes."""
+        sums = self._sums
+        if self.trainer.world_size > 1:
+            own = torch.tensor(sums, dtype=torch.float64, device=self.device)
+            sums = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        total, tokens, cut = sums
+        loss = total / tokens if tokens else math.nan
+        return {"train/loss": loss, "train/truncated_captions": cut}
 
     def on_validation_epoch_start(self) -> None:
         """Start with nothing seen."""
@@ -191,8 +200,8 @@ class CaptioningModule(NetworkModule):
             written = _all_written(written, self.trainer.world_size)
         if self.trainer.sanity_checking:
             return
-        loss = float(seen["totals"].sum() / seen["tokens"].sum())
-        figures = {"loss": loss, "perplexity": float(torch.tensor(loss).exp())}
+        loss = float(seen["totals"].cpu().double().sum() / int(seen["tokens"].sum()))
+        figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if written:
             references = self._references(sorted(written))
             texts = [written[row] for row in sorted(written)]
@@ -208,14 +217,14 @@ class CaptioningModule(NetworkModule):
     # -- what is kept ---------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As NetworkModule, and the epoch's count."""
+        """As NetworkModule, and the epoch's sums: of several processes, those of the one that writes."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["epoch_counts"] = {"truncated": self._cut}
+        checkpoint["epoch_counts"] = list(self._sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As NetworkModule, and the epoch's count."""
+        """As NetworkModule, and the epoch's sums."""
         super().on_load_checkpoint(checkpoint)
-        self._cut = int(checkpoint["epoch_counts"]["truncated"])
+        self._sums = [float(value) for value in checkpoint["epoch_counts"]]
 
 
 def _all_written(own: dict[int, str], world: int) -> dict[int, str]:

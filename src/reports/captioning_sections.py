@@ -88,7 +88,9 @@ def scale(split: str, metrics: Mapping[str, float], table: pa.Table) -> str:
     if len(table) < 200:
         said += f"CIDEr-D weighs words by these {len(table):,} images alone, and is unsteady for so few. "
     baseline = most_frequent(table)
-    return said + (f"The most frequent training caption is “{baseline}”." if baseline else "")
+    return said + (
+        f"The most frequent caption of the data's train split is “{baseline}”." if baseline else ""
+    )
 
 
 def wording(table: pa.Table) -> list[tuple[str, str, str]]:

@@ -45,10 +45,10 @@ class TensorBoard(TensorBoardLogger):
                     f"report/{name}", np.asarray(picture.convert("RGB")), step, dataformats="HWC"
                 )
         for number, sample in enumerate(finished.samples, start=1):
-            writer.add_image(f"most_confidently_wrong/{number:02}", sample.image, step, dataformats="HWC")
+            writer.add_image(f"{finished.samples_are}/{number:02}", sample.image, step, dataformats="HWC")
         if finished.samples:
             listed = [f"{number}. {one.caption}" for number, one in enumerate(finished.samples, start=1)]
-            writer.add_text("most_confidently_wrong", "\n".join(listed), step)
+            writer.add_text(finished.samples_are, "\n".join(listed), step)
 
     def finalize(self, status: str) -> None:
         """Lightning's hook at the end of the fit, after which more is to come."""

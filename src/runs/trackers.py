@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -29,11 +29,15 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to look at: its path in the data, what is wrong with it, and uint8 [H, W, 3]."""
+    """One image to look at: its path in the data, what is to be said of it, and uint8 [H, W, 3].
+
+    columns: the same in parts, for trackers that have tables.
+    """
 
     path: str
     caption: str
     image: npt.NDArray[np.uint8]
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class FinishedRun:
     """What a tracker may take from a run whose files are all written.
 
     step: optimizer steps. metrics: as in metrics.json. logged: names that were logged while the run went on.
-    best: metadata of the checkpoint that was tested, empty where nothing was trained. samples: the most
-    confidently misjudged images, worst first.
+    best: metadata of the checkpoint that was tested, empty where nothing was trained. samples: images that
+    are worth a look, samples_are: which these are.
     """
 
     run: RunDirectory
@@ -51,6 +55,7 @@ class FinishedRun:
     logged: frozenset[str] = frozenset()
     best: Mapping[str, Any] | None = None
     samples: Sequence[Sample] = ()
+    samples_are: str = "most_confidently_wrong"
 
     @property
     def final(self) -> dict[str, float]:

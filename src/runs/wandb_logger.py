@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from ..errors import ConfigError
 from .directory import RunDirectory
-from .trackers import FinishedRun, Labels, Status, labels, recall, remember, require
+from .trackers import FinishedRun, Labels, Sample, Status, labels, recall, remember, require
 
 if TYPE_CHECKING:
     import wandb
@@ -113,9 +113,7 @@ class WandB(WandbLogger):
         if page.is_file():
             shown["report/page"] = wandb.Html(page, inject=False)
         if finished.samples:
-            shown["most_confidently_wrong"] = [
-                wandb.Image(one.image, caption=one.caption) for one in finished.samples
-            ]
+            shown[finished.samples_are] = _samples(finished.samples)
         self.log_metrics({**finished.final, **shown}, finished.step)
         if self._gone:
             return
@@ -334,3 +332,14 @@ def _reason(error: BaseException) -> str:
     return next((line for line in lines if "while retrying: " in line), lines[0]).split("while retrying: ")[
         -1
     ]
+
+
+def _samples(samples: Sequence[Sample]) -> Any:
+    """A table of images with their columns, or a list of images where they have none."""
+    import wandb
+
+    if not samples[0].columns:
+        return [wandb.Image(one.image, caption=one.caption) for one in samples]
+    names = list(samples[0].columns)
+    rows = [[wandb.Image(one.image), one.path, *(one.columns[name] for name in names)] for one in samples]
+    return wandb.Table(columns=["image", "path", *names], data=rows)

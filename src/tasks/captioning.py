@@ -35,6 +35,8 @@ _LARGEST = 512  # pixels, the longer side of a sample
 class Captioning(Task):
     """Images and what is said of them."""
 
+    samples_are = "captions"
+
     def facts(self, index: Index) -> dict[str, Any]:
         """Nothing: a captioner's words are its tokenizer's."""
         return {}
@@ -103,7 +105,9 @@ class Captioning(Task):
                 continue
             image = Image.fromarray(pixels)
             image.thumbnail((_LARGEST, _LARGEST))
-            found.append(Sample(row["path"], written(row["text"], row["references"]), np.asarray(image)))
+            columns = {"caption": row["text"], "references": "\n".join(row["references"])}
+            whole = written(row["text"], row["references"])
+            found.append(Sample(row["path"], whole, np.asarray(image), columns))
         return found
 
     def tabulate(

@@ -33,6 +33,9 @@ class Predicted:
 class Task(ABC):
     """A task in one place, for those who must not know which one it is."""
 
+    samples_are = "most_confidently_wrong"
+    """Which images `samples` gives."""
+
     @abstractmethod
     def facts(self, index: Index) -> dict[str, Any]:
         """What each checkpoint says of the data, besides the Index's fingerprint; plain values."""

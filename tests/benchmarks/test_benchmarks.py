@@ -10,6 +10,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 TABLES = {
+    "captioning": ["kept features", "logits at labels", "in one batch", "flickr8k: left out"],
     "frozen": ["features computed", "features read", "LoRA, last 4 blocks", "memory, MB"],
     "gpu": ["frozen features", "LoRA on all blocks", "full fine-tuning", "share of 4,876"],
     "index": ["5,000 rows", "second start", "memory after a second start"],

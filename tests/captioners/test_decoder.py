@@ -307,5 +307,6 @@ def test_settings_out_of_range_are_named_together():
         for name in ("strategy", "beams", "top_p", "temperature", "seed", "min_length", "repetition_penalty")
     ]
     assert (
-        caught.value.problems[0] == "generation.strategy=best is out of range: one of greedy, beam, nucleus"
+        caught.value.problems[0]
+        == "model.generation.strategy=best is out of range: one of greedy, beam, nucleus"
     )

@@ -207,3 +207,28 @@ def test_a_low_rank_language_model_is_a_directory_that_peft_loads(flickr, tmp_pa
 def test_settings_that_can_not_be_meant_are_said_at_once(pictures, tmp_path, capsys, words, message):
     assert run("train", *SMALL, f"data.root={pictures}", f"paths.outputs={tmp_path}", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_wandb_gets_the_captions_with_their_pictures_as_a_table(pictures, tmp_path):
+    made = trained(pictures, tmp_path, "logger=wandb", "logger.wandb.mode=offline")
+    (file,) = made.glob("wandb/offline-run-*/files/media/table/captions_*.table.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["image", "path", "caption", "references"]
+    predicted = pq.read_table(made / "predictions" / "test.parquet")
+    assert [row[2] for row in table["data"]] == predicted["text"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.generation.beams=0",), "model.generation.beams=0 is out of range: 1 or more"),
+        (("model.generation.max_caption_length=0",), "model.generation.max_caption_length=0 is out of range"),
+        (("model.net.heads=0",), "model.net.heads=0 must be at least 1"),
+        (("model.net.depth=-1",), "model.net.depth=-1 must be at least 1"),
+        (("model.net.max_caption_length=1",), "model.net.max_caption_length=1 leaves no room"),
+        (("data.cache=features",), "for captions clip_qwen"),
+    ],
+)
+def test_check_says_what_training_would_stumble_over(pictures, capsys, words, message):
+    assert run("check", *SMALL, f"data.root={pictures}", *words) == 2
+    assert message in capsys.readouterr().err

@@ -119,6 +119,15 @@ def test_accumulated_batches_are_one_large_batch_although_their_captions_differ_
     assert (whole - weights_after(index, tmp_path, batch=4, accumulate=1)).abs().max().item() > 1e-4
 
 
+def test_train_loss_is_the_mean_over_tokens_not_over_batches(index, tmp_path):
+    from functools import partial
+
+    still = captioner(optimizer=partial(torch.optim.SGD, lr=0.0))
+    expected = split_by_hand(index, still, tmp_path, "train")
+    trainer = fitted(index, tmp_path, still, {"captions": "all", "batch_size": 3})
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_long_captions_are_cut_and_counted(index, tmp_path):
     module = captioner(network(max_caption_length=6), generation={"max_caption_length": 6})
     trainer = fitted(index, tmp_path, module, {"captions": "all"})

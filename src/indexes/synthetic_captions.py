@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import colorsys
 import json
-import logging
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from . import image_text_folder
 from .caption_grammar import BACKGROUNDS, COLOURS, COUNTS, RELATIONS, SHAPES, Group, Scene, scenes
-from .table import Listing, digest
+from .rendered import below, rendered
+from .table import Listing
 
 COLUMNS: tuple[str, ...] = ("path", "split", "captions")
-
-log = logging.getLogger(__name__)
 
 _Field = NDArray[np.float32]
 _STAMP = "synthetic_captions.json"
@@ -67,20 +63,8 @@ def index(
     """
     wanted = _Arguments(train, test, size, groups, count, held_out, seed)
     wanted.check()
-    name = digest(_RENDERED, asdict(wanted))[:12]
-    place = root / name
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
-            if not place.is_dir():
-                _render_all(place, wanted)
-    except OSError as error:
-        raise DataError(
-            f"the synthetic set can't be rendered below {root} ({error}): type data.root=<a folder with room>"
-        ) from error
-    _check_complete(place, wanted)
+    place = rendered(root, wanted, edition=_RENDERED, stamp=_STAMP, render=partial(_render_all, wanted))
     listing = image_text_folder.index(place, copies="keep")
-    paths = [f"{name}/{path}" for path in listing.table.column("path").to_pylist()]
     splits = listing.table.column("split").to_pylist()
     captions = [one[0] for one in listing.table.column("captions").to_pylist()]
     known = {caption for caption, split in zip(captions, splits, strict=True) if split == "train"}
@@ -88,9 +72,7 @@ def index(
         caption not in known for caption, split in zip(captions, splits, strict=True) if split == "test"
     )
     return replace(
-        listing,
-        table=listing.table.set_column(0, "path", [paths]),
-        watched=(place,),
+        below(listing, place),
         notes={**listing.notes, "test images whose caption no training image has": new},
     )
 
@@ -242,13 +224,9 @@ class _Arguments:
             )
 
 
-def _render_all(place: Path, wanted: _Arguments) -> None:
-    """Beside its final place, then one rename: an interrupted rendering is never taken for a set."""
-    unfinished = place.with_name(f".{place.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    log.info("rendering %d synthetic images with captions into %s", wanted.train + wanted.test, place)
+def _render_all(wanted: _Arguments, place: Path) -> None:
     for split, count in (("train", wanted.train), ("test", wanted.test)):
-        (unfinished / split).mkdir(parents=True)
+        (place / split).mkdir(parents=True)
         captions: dict[str, str] = {}
         for number in range(count):
             rng = np.random.default_rng((wanted.seed, split == "test", number))
@@ -259,28 +237,5 @@ def _render_all(place: Path, wanted: _Arguments) -> None:
             name = f"{number:06d}.png"
             captions[name] = str(scene)
             pixels = render(rng, scene, wanted.size)
-            Image.fromarray(pixels).save(unfinished / split / name, compress_level=0)
-        (unfinished / split / image_text_folder.MANIFEST).write_text(json.dumps(captions, indent=0))
-    (unfinished / _STAMP).write_text(json.dumps(_stamp(wanted)))
-    unfinished.rename(place)
-
-
-def _check_complete(place: Path, wanted: _Arguments) -> None:
-    stamp = place / _STAMP
-    found = sum(1 for _ in place.rglob("*.png"))
-    expected = wanted.train + wanted.test
-    try:
-        stated = json.loads(stamp.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{stamp} can't be read ({error}): remove the folder {place}, it is rendered anew"
-        ) from error
-    if stated != _stamp(wanted) or found != expected:
-        raise DataError(
-            f"{place} is not the synthetic set it was ({found} of {expected} images): remove the folder, it "
-            "is rendered anew"
-        )
-
-
-def _stamp(wanted: _Arguments) -> dict[str, Any]:
-    return {"rendered": _RENDERED, **asdict(wanted)}
+            Image.fromarray(pixels).save(place / split / name, compress_level=0)
+        (place / split / image_text_folder.MANIFEST).write_text(json.dumps(captions, indent=0))

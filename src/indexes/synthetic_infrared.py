@@ -6,26 +6,21 @@ without a download. Its figures say nothing about real targets.
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from . import infrared_folder
-from .table import Listing, digest
+from .rendered import below, rendered
+from .table import Listing
 
 COLUMNS: tuple[str, ...] = ("path", "split", "group", "label", "class", "role", "modality")
-
-log = logging.getLogger(__name__)
 
 _Field = NDArray[np.float32]
 _STAMP = "synthetic_infrared.json"
@@ -54,21 +49,9 @@ def index(
     """
     wanted = _Arguments(train, test, size, difficulty, seed)
     wanted.check()
-    name = digest(_RENDERED, asdict(wanted))[:12]
-    place = root / name
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
-            if not place.is_dir():
-                _render_all(place, wanted)
-    except OSError as error:
-        raise DataError(
-            f"the synthetic set can't be rendered below {root} ({error}): type data.root=<a folder with room>"
-        ) from error
-    _check_complete(place, wanted)
+    place = rendered(root, wanted, edition=_RENDERED, stamp=_STAMP, render=partial(_render_all, wanted))
     listing = infrared_folder.index(place)
-    paths = [f"{name}/{path}" for path in listing.table.column("path").to_pylist()]
-    return replace(listing, table=listing.table.set_column(0, "path", [paths]), watched=(place,))
+    return below(listing, place)
 
 
 # --- shapes: (u, v, softness) → how warm each point is, in units of the target's contrast. A shape lies in
@@ -204,39 +187,12 @@ class _Arguments:
             raise ConfigError(f"data.index.difficulty={self.difficulty}: must be from 0 to 1")
 
 
-def _render_all(place: Path, wanted: _Arguments) -> None:
-    """Beside its final place, then one rename: an interrupted rendering is never taken for a set."""
-    unfinished = place.with_name(f".{place.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    log.info("rendering %d synthetic infrared images into %s", wanted.train + wanted.test, place)
+def _render_all(wanted: _Arguments, place: Path) -> None:
     for split, count in (("train", wanted.train), ("test", wanted.test)):
         for position, shape in enumerate(SHAPES):
-            target = unfinished / split / shape
+            target = place / split / shape
             target.mkdir(parents=True)
             for number in range(position, count, len(SHAPES)):
                 rng = np.random.default_rng((wanted.seed, split == "test", number))
                 counts = render(rng, shape, wanted.size, wanted.difficulty)
                 Image.fromarray(counts).save(target / f"{number:06d}.png", compress_level=0)
-    (unfinished / _STAMP).write_text(json.dumps(_stamp(wanted)))
-    unfinished.rename(place)
-
-
-def _check_complete(place: Path, wanted: _Arguments) -> None:
-    stamp = place / _STAMP
-    found = sum(1 for _ in place.rglob("*.png"))
-    expected = wanted.train + wanted.test
-    try:
-        stated = json.loads(stamp.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{stamp} can't be read ({error}): remove the folder {place}, it is rendered anew"
-        ) from error
-    if stated != _stamp(wanted) or found != expected:
-        raise DataError(
-            f"{place} is not the synthetic set it was ({found} of {expected} images): remove the folder, it "
-            "is rendered anew"
-        )
-
-
-def _stamp(wanted: _Arguments) -> dict[str, Any]:
-    return {"rendered": _RENDERED, **asdict(wanted)}

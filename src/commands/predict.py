@@ -98,7 +98,10 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
     for one, key in zip(overrides, keys, strict=True):
         theirs = [task for prefix, task in _OF_A_TASK.items() if key.startswith(prefix)]
         if theirs and theirs[0] != config["task"]:
-            raise ConfigError(f"{one} is for runs of {theirs[0]}, and this is one of {config['task']}")
+            lacks = "gives no verdicts, and has no thresholds"
+            if theirs[0] == "captioning":
+                lacks = "writes no captions, and has no model.generation"
+            raise ConfigError(f"{one}: a run of {config['task']} {lacks}")
     if len(plain) < len(overrides):
         own = [f"model={ANY_MODEL[config['task']]}", *overrides]
         other = compose(prepare(own, multirun=False)).config

@@ -284,7 +284,7 @@ def test_adapters_in_the_model_learn_and_write(directories):
 
 def test_more_positions_than_the_model_has_are_refused_with_the_figures(directories):
     decoder = made(directories["gpt2"])
-    decoder.check_room(384, 128, "key")
+    decoder.check_room(384, 128, "key", "less")
     with pytest.raises(
         ConfigError, match=r"510 and a caption of up to 32 tokens are 542 .* has 512: type .*=2"
     ):
@@ -303,7 +303,7 @@ def test_settings_out_of_range_are_named_together():
             strategy="best", beams=0, top_p=0, temperature=0, seed=-1, min_length=40, repetition_penalty=0
         )
     assert [problem.partition("=")[0] for problem in caught.value.problems] == [
-        f"generation.{name}"
+        f"model.generation.{name}"
         for name in ("strategy", "beams", "top_p", "temperature", "seed", "min_length", "repetition_penalty")
     ]
     assert (

@@ -17,7 +17,10 @@ from commands.experiments import TINY, run
 from layouts import make_genimage
 
 CONF = Path(__file__).parents[2] / "conf"
-RENDERED = ("synthetic", "synthetic_generators", "synthetic_infrared")
+RENDERED = ("synthetic", "synthetic_generators", "synthetic_infrared", "synthetic_captions")
+CAPTIONED = ("image_text_folder", "flickr30k", "flickr8k", "coco_captions", "caption_tars")
+OWN = ("infrared_folder", "identity_folder", "image_text_folder", "caption_tars")
+"""Layouts of data of one's own, which nobody publishes."""
 FITTING = {
     "timm_backbone": ["model.net.name=test_resnet.r160_in1k"],
     "hf": ["data.index.positive=[FAKE]"],
@@ -42,16 +45,24 @@ def test_every_generator_of_genimage_becomes_one_job(tmp_path, monkeypatch):
 def pairs():
     """Each model and each data set at least once: what is said of either does not depend on the other."""
     found = []
-    for infrared in (False, True):
-        data = [one for one in option_names("data") if one not in RENDERED and _infrared(one) == infrared]
-        models = [one for one in option_names("model") if ("embedder" in one or one == "qwen_vl") == infrared]
+    for task in ("detection", "captioning", "retrieval"):
+        data = [one for one in option_names("data") if one not in RENDERED and _task_of_data(one) == task]
+        models = [one for one in option_names("model") if _task_of_model(one) == task]
         number = max(len(models), len(data))
         found += [(models[place % len(models)], data[place % len(data)]) for place in range(number)]
     return found
 
 
-def _infrared(data):
-    return "- _infrared" in (CONF / "data" / f"{data}.yaml").read_text()
+def _task_of_data(name):
+    if name in CAPTIONED:
+        return "captioning"
+    return "retrieval" if "- _infrared" in (CONF / "data" / f"{name}.yaml").read_text() else "detection"
+
+
+def _task_of_model(name):
+    if name.startswith(("pixel_llm", "clip_qwen", "clip_gpt2")):
+        return "captioning"
+    return "retrieval" if "embedder" in name or name == "qwen_vl" else "detection"
 
 
 @pytest.mark.parametrize(("model", "data"), pairs())
@@ -66,5 +77,5 @@ def test_absent_data_are_named_with_what_to_type(model, data, tmp_path, monkeypa
     )
     if data == "cifake":
         assert f"tapetum download cifake {tmp_path / data}" in problem
-    elif data not in ("folder", "manifest", "hf", "tars", "infrared_folder", "identity_folder"):
+    elif data not in ("folder", "manifest", "hf", "tars", *OWN):
         assert "it is published at http" in problem

@@ -215,7 +215,7 @@ def test_data_of_another_task_is_refused(data, source):
             check_config(other, need_files=False)
             build_index(other.config)
 
-        with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column class"):
+        with pytest.raises(TapetumError, match=r"choose another data=NAME|has no column"):
             chosen_anyway()
 
 
@@ -240,6 +240,8 @@ OTHER = {
     "train.mode": None,
     "model.net.pretrained": "false",
     "model.net.backbone": "openai/clip-vit-base-patch16",
+    "model.net.visual": None,  # patches need as many vectors as there are
+    "model.net.adapter": "linear",
     "model.net.language_model": "${oc.env:TAPETUM_DATA}/tiny-gpt2",
     "trainer.precision": "bf16-true",
     "model.net.name": "resnet18",
@@ -256,6 +258,8 @@ OTHER = {
 
 def changed(key: str, value: Any) -> str | None:
     """The override that sets a key to another value of its kind; None where the other value is an error."""
+    if key == "train.monitor" and value == "val/loss":
+        return f"{key}=train/loss"
     if key == "train.monitor" and value in METRICS["retrieval"]:
         return f"{key}=val/minp"
     if key in OTHER:

@@ -9,11 +9,11 @@ import pytest
 from tapetum.config import schema
 from tapetum.config.check import check_config, check_imported
 from tapetum.config.compose import Composed, compose
+from tapetum.config.fitting import compose_for_data
 from tapetum.config.groups import groups
 from tapetum.config.overrides import prepare
 from tapetum.errors import ConfigError
 
-CONF = Path(__file__).parents[2] / "conf"
 JITTER = {"_target_": "torchvision.transforms.v2.ColorJitter", "hu": 1}
 ROTATION = {"_target_": "torchvision.transforms.v2.RandomRotation"}
 METRICS = ", ".join(schema.METRICS["detection"])
@@ -279,8 +279,8 @@ def test_every_shipped_option_passes(group, problems, tmp_path, monkeypatch):
             words.append("model.net.name=resnet18")
         if (group, option.name) == ("data", "hf"):
             words.append("data.index.positive=[FAKE]")
-        if group == "data" and "_infrared" in (CONF / "data" / f"{option.name}.yaml").read_text():
-            words.append("model=small_embedder")
+        if group == "data":
+            words.append(f"model={compose_for_data(words).choices['model']}")
         if group == "experiment":
             composed = compose(prepare(words, multirun=False))
             Path(composed.config["data"]["root"]).expanduser().mkdir(parents=True, exist_ok=True)

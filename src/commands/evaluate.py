@@ -64,15 +64,13 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
 
     from ..runs.directory import open_run
     from ..runs.loading import load_module
+    from ..tasks import task_of
 
     own = open_run(run)
     other = named_by(overrides, "evaluate RUN takes", task=own.read_config()["task"])
     loaded = load_module(run, allow=other.config["allow_targets"])
     config, name = with_data(loaded.config, other, overrides)
-    if config["task"] == "captioning":
-        from ..captioners.generation import Generation
-
-        loaded.module.generation = Generation(**config["model"]["generation"])  # type: ignore[assignment]
+    task_of(config).adjust(loaded.module, config)
     directory = own.path / "evaluations" / f"{name}-{secrets.token_hex(3)}"
     with torch.inference_mode():
         return _evaluate(
@@ -97,11 +95,12 @@ def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
     """
     keys = _keys(overrides)
     for one, key in zip(overrides, keys, strict=True):
-        may = (*_MAY_CHANGE, *((_WRITING,) if task == "captioning" else ()))
+        writes = task == "captioning"
+        may = (*_MAY_CHANGE, _WRITING) if writes else _MAY_CHANGE
         if key not in ("data", "accelerator", "allow_targets") and not key.startswith(may):
             raise ConfigError(
                 f"{one} would change the run's model: {takes} data=…, data.key=…, accelerator=…, "
-                "trainer.precision=… and allow_targets=[…] only"
+                f"trainer.precision=…{', model.generation.…' if writes else ''} and allow_targets=[…] only"
             )
     if "data.val_fraction" in keys:
         raise ConfigError(

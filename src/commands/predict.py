@@ -81,7 +81,7 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
     raises.
     """
     from ..inference.predictor import load
-    from ..metrics.thresholds import Thresholds
+    from ..tasks import task_of
 
     keys = [key_of(one) for one in overrides]
     for one, key in zip(overrides, keys, strict=True):
@@ -110,12 +110,7 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
         if key.startswith(_FOR_RUNS):
             _copy(key.split("."), other, config)
     check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
-    if config["task"] == "detection":
-        predictor.module.thresholds = Thresholds(**config["model"]["thresholds"])  # type: ignore[assignment]
-    if config["task"] == "captioning":
-        from ..captioners.generation import Generation
-
-        predictor.module.generation = Generation(**config["model"]["generation"])  # type: ignore[assignment]
+    task_of(config).adjust(predictor.module, config)
     return _placed(predictor)
 
 

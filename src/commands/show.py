@@ -101,11 +101,9 @@ def show_run(
         for one, key in zip(overrides, keys, strict=True)
         if key.startswith(("data.", "augment.")) and key.split(".")[0] not in groups
     ]
-    words = [
-        f"model={ANY_MODEL[own.read_config()['task']]}"
-    ]  # data of the run's task, whatever else there is
-    words += [one for one in overrides if one not in changes]
-    other = compose(prepare(words, multirun=False)).config
+    model = ANY_MODEL[own.read_config()["task"]]  # whose data are those of the run's task
+    words = [one for one in overrides if one not in changes]
+    other = compose(prepare([f"model={model}", *words], multirun=False)).config
     taken = [*groups, "allow_targets", "paths", *(["seed"] if "seed" in keys else [])]  # paths: of today
     config = replaced({**own.read_config(), **{key: other[key] for key in taken}}, changes)
     return _show(Composed(config, {}), split, out, run=own.path, command=command)

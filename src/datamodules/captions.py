@@ -77,6 +77,6 @@ Columns = Callable[[Sequence[tuple[int, int]]], Mapping[str, Any]]
 
 def token_lengths(encode: Encode, index: Index, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """For every row its captions' numbers of tokens, int64 [number of captions] each."""
-    of_rows = [index.table.column("captions")[int(row)].as_py() for row in rows]
+    of_rows = index.table.column("captions").take(pa.array(rows)).to_pylist()
     flat = encode.lengths([caption for captions in of_rows for caption in captions])
     return np.split(flat, np.cumsum([len(captions) for captions in of_rows])[:-1]) if len(rows) else []

@@ -102,7 +102,7 @@ def intervals(table: pa.Table, *, samples: int = 1000, seed: int = 0) -> dict[st
 
 
 def most_frequent(table: pa.Table) -> str | None:
-    """The most frequent training caption, None where the table does not say."""
+    """The most frequent caption of the data's train split, None where the table does not say."""
     known: Mapping[bytes, bytes] = table.schema.metadata or {}
     return known[BASELINE].decode() if BASELINE in known else None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from ..captioners.generation import Generation
 from ..datamodules.batches import CaptioningBatch
 from ..errors import ConfigError, DataError
+from ..indexes.table import Index
 from ..metrics.captions import caption_metrics
 from ..metrics.exact import exact_match
 from .network import NetworkModule, gathered
@@ -79,6 +81,8 @@ class CaptioningModule(NetworkModule):
         """The same of the epoch."""
         self._seen: list[dict[str, Tensor]] = []
         self._written: dict[int, str] = {}
+        self._last: int | None = None
+        """The last validation row of which a caption is written; None for all."""
 
     # -- what a batch is worth ------------------------------------------------------------------------------
 
@@ -149,11 +153,9 @@ class CaptioningModule(NetworkModule):
 
     def _wanted(self, rows: Tensor) -> Tensor:
         """int64: places in the batch of the images that captions are written of."""
-        if self.generate_images is None:
+        if self._last is None:
             return torch.arange(len(rows), device=rows.device)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        last = data.index.rows("val")[: self.generate_images][-1]
-        return torch.nonzero(rows <= int(last)).flatten()
+        return torch.nonzero(rows <= self._last).flatten()
 
     # -- what is logged -------------------------------------------------------------------------------------
 
@@ -185,6 +187,8 @@ class CaptioningModule(NetworkModule):
         """Start with nothing seen."""
         super().on_validation_epoch_start()
         self._seen, self._written = [], {}
+        if self.generate_images is not None and self._generates:
+            self._last = int(self._index.rows("val")[: self.generate_images][-1])
 
     def on_validation_epoch_end(self) -> None:
         """val/loss and val/perplexity of all references; where captions were written, what they are worth."""
@@ -210,9 +214,14 @@ class CaptioningModule(NetworkModule):
         self.log_dict({**{f"val/{name}": value for name, value in figures.items()}, **self._when()})
 
     def _references(self, rows: list[int]) -> list[list[str]]:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        column = data.index.table.column("captions")
-        return [column[row].as_py() for row in rows]
+        found: list[list[str]] = self._index.table.column("captions").take(pa.array(rows)).to_pylist()
+        return found
+
+    @property
+    def _index(self) -> Index:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        index: Index = data.index
+        return index
 
     # -- what is kept ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..evaluation.captioning import Interval
 from ..evaluation.captioning import figures as figures_of
 from ..evaluation.captioning import intervals as bounds_of
+from ..metrics.captions import caption_scores
 from . import captioning_sections as sections
 from .history import best
 from .run import Drawn, Found, RunReport, main_split, training_picture, what_chose, write_run_page
@@ -27,8 +28,8 @@ def write_captioning_report(source: RunReport, out: Path) -> Path:
     top = best(source.history, source.monitor, source.mode)
     metrics, intervals = dict(source.metrics), _intervals(source)
     for name, table in source.predictions.items():
-        for figure, value in figures_of(table).items():
-            metrics.setdefault(f"{name}/{figure}", value)
+        if f"{name}/loss" not in metrics:
+            metrics |= {f"{name}/{figure}": value for figure, value in figures_of(table).items()}
     values: dict[str, object] = {
         "tiles": [],
         "sentences": what_chose(source, split, top),
@@ -45,14 +46,17 @@ def write_captioning_report(source: RunReport, out: Path) -> Path:
     ]
     if split is not None and len(source.predictions[split]):
         table = source.predictions[split]
+        scores = caption_scores(table["text"].to_pylist(), table["references"].to_pylist())
         values |= {
             "tiles": sections.tiles(split, metrics, intervals),
             "scores": sections.scores(split, metrics),
             "scale": sections.scale(split, metrics, table),
             "wording": sections.wording(table),
-            "shown": sections.shown(table, source.load_image, int(source.config["seed"])),
+            "shown": sections.shown(table, scores, source.load_image, int(source.config["seed"])),
         }
-        pictures.append(("scores", plots.score_histograms(table), "images by how near their captions come"))
+        pictures.append(
+            ("scores", plots.score_histogram(scores["rouge_l"]), "images by how near their captions come")
+        )
         pictures.append(("lengths", plots.length_histograms(table), "captions and references by length"))
     else:
         values["split"] = None

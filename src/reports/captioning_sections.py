@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ..evaluation.captioning import most_frequent
-from ..metrics.captions import caption_scores, tokenize
+from ..metrics.captions import tokenize
 from ..metrics.exact import matches
 from .format import Interval, interval, number
 from .sections import LoadImage, thumbnail
@@ -110,9 +111,13 @@ def wording(table: pa.Table) -> list[tuple[str, str, str]]:
     ]
 
 
-def shown(table: pa.Table, load_image: LoadImage | None, seed: int) -> Shown:
-    """Pictures with their captions: the worst by ROUGE-L, the best, and some drawn by the run's seed."""
-    found = caption_scores(table["text"].to_pylist(), table["references"].to_pylist())
+def shown(
+    table: pa.Table, found: Mapping[str, npt.NDArray[np.float64]], load_image: LoadImage | None, seed: int
+) -> Shown:
+    """Pictures with their captions: the worst by ROUGE-L, the best, and some drawn by the run's seed.
+
+    found: `caption_scores` of the table.
+    """
     order = np.lexsort((found["cider"], found["rouge_l"]))
     worst = order[:SHOWN].tolist()
     best = [row for row in order[::-1][:SHOWN].tolist() if row not in worst]

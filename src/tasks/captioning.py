@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
-from ..errors import TapetumError
+from ..captioners.generation import Generation
 from ..evaluation.captioning import BASELINE, Interval, figures, intervals, read_caption_predictions
 from ..indexes.table import Index
 from ..inference.caption import caption
@@ -25,11 +22,8 @@ from ..reports.terminal import metrics_table, run_line
 from ..runs.trackers import Sample
 from .task import Predicted, Task
 
-log = logging.getLogger("tapetum")
-
 _OF_LIKELIHOOD = ("val/loss", "val/perplexity", "train/loss")
 _SAMPLES = 24
-_LARGEST = 512  # pixels, the longer side of a sample
 
 
 class Captioning(Task):
@@ -52,6 +46,10 @@ class Captioning(Task):
             f"(model.generate_every_n_epochs={every}): type train.monitor=val/loss train.mode=min, or "
             "model.generate_every_n_epochs=1"
         ]
+
+    def adjust(self, module: Any, config: Mapping[str, Any]) -> None:
+        """How captions are written."""
+        module.generation = Generation(**config["model"]["generation"])
 
     def predict(
         self, module: Any, batches: Any, index: Index, part: str, *, device: torch.device, precision: str
@@ -97,31 +95,13 @@ class Captioning(Task):
         split = next((split for split in ("test", "val") if split in predictions), None)
         found = []
         for row in predictions[split].slice(0, _SAMPLES).to_pylist() if split else []:
-            root, path = index.location(row["index"])
-            try:
-                pixels = self.picture(root, path, config["data"]["decoder"])
-            except (TapetumError, OSError) as error:
-                log.warning("%s is not shown to the trackers: %s", row["path"], error)
+            pixels = self.thumbnail(index, row["index"], config)
+            if pixels is None:
                 continue
-            image = Image.fromarray(pixels)
-            image.thumbnail((_LARGEST, _LARGEST))
             columns = {"caption": row["text"], "references": "\n".join(row["references"])}
             whole = written(row["text"], row["references"])
-            found.append(Sample(row["path"], whole, np.asarray(image), columns))
+            found.append(Sample(row["path"], whole, pixels, columns))
         return found
-
-    def tabulate(
-        self,
-        predictions: Mapping[str, pa.Table],
-        metrics: Mapping[str, float],
-        config: Mapping[str, Any],
-        directory: Path,
-        *,
-        title: str,
-        width: int,
-    ) -> list[Any]:
-        """The figures."""
-        return self.tables(metrics, config, monitor=None, title=title)
 
     def intervals(
         self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float], config: Mapping[str, Any]

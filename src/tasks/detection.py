@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from ..datamodules.detection import labels
-from ..errors import TapetumError
 from ..evaluation.curves import most_confidently_wrong
 from ..evaluation.detection import Interval, evaluate, intervals
 from ..evaluation.paired import Judged
@@ -23,6 +21,7 @@ from ..indexes.table import Index
 from ..inference.detect import detect
 from ..inference.predictions import detection_predictions
 from ..metrics.binary import fit_threshold
+from ..metrics.thresholds import Thresholds
 from ..reports.detection import write_detection_report
 from ..reports.detection_sections import CLASSES, WORST
 from ..reports.evaluation_table import terminal_table, write_tables
@@ -44,7 +43,6 @@ _OF_BOTH_CLASSES = (
     "real_accuracy",
     "fake_accuracy",
 )
-_LARGEST = 512  # pixels, the longer side of a sample
 
 
 class Detection(Task):
@@ -70,6 +68,10 @@ class Detection(Task):
                 f"train.monitor=val/loss train.mode=min, or set more aside with data.val_fraction=0.2"
             ]
         return []
+
+    def adjust(self, module: Any, config: Mapping[str, Any]) -> None:
+        """Where verdicts change."""
+        module.thresholds = Thresholds(**config["model"]["thresholds"])
 
     def predict(
         self, module: Any, batches: Any, index: Index, part: str, *, device: torch.device, precision: str
@@ -122,17 +124,12 @@ class Detection(Task):
         split = next((split for split in ("test", "val") if split in predictions), None)
         found = []
         for row in most_confidently_wrong(predictions[split], WORST).to_pylist() if split else []:
-            root, path = index.location(row["index"])
-            try:
-                pixels = self.picture(root, path, config["data"]["decoder"])
-            except (TapetumError, OSError) as error:
-                log.warning("%s is not shown to the trackers: %s", row["path"], error)
+            pixels = self.thumbnail(index, row["index"], config)
+            if pixels is None:
                 continue
-            image = Image.fromarray(pixels)
-            image.thumbnail((_LARGEST, _LARGEST))
             what = " ".join(filter(None, (CLASSES[row["label"]], row["generator"])))
             caption = f"{row['path']}: {what}, probability of generated {row['probability']:.3f}"
-            found.append(Sample(row["path"], caption, np.asarray(image)))
+            found.append(Sample(row["path"], caption, pixels))
         return found
 
     def tabulate(

@@ -128,19 +128,6 @@ class Retrieval(Task):
 
         return list(strips(judged, load))
 
-    def tabulate(
-        self,
-        predictions: Mapping[str, pa.Table],
-        metrics: Mapping[str, float],
-        config: Mapping[str, Any],
-        directory: Path,
-        *,
-        title: str,
-        width: int,
-    ) -> list[Any]:
-        """The figures."""
-        return self.tables(metrics, config, monitor=None, title=title)
-
     def intervals(
         self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float], config: Mapping[str, Any]
     ) -> dict[str, Interval]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from PIL import Image
 
+from ..errors import TapetumError
 from ..evaluation.detection import Interval
 from ..evaluation.paired import Judged
 from ..images.decode import Backend
@@ -20,6 +23,10 @@ from ..images.sources import read_image
 from ..indexes.table import Index
 from ..reports.run import RunReport
 from ..runs.trackers import Sample
+
+log = logging.getLogger("tapetum")
+
+_LARGEST = 512  # pixels, the longer side of a sample
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Task(ABC):
     def learnt_from(self, index: Index) -> dict[str, Any]:
         """Arguments of the task's module that the training data decide."""
         return {}
+
+    def adjust(self, module: Any, config: Mapping[str, Any]) -> None:
+        """Give a trained module what a config may say anew of how it answers; nothing by default."""
+        return
 
     def parts(self, index: Index, splits: Sequence[str]) -> list[str]:
         """The tables to predict for these splits, in order; splits without images are left out."""
@@ -92,7 +103,6 @@ class Task(ABC):
     ) -> list[Sample]:
         """Images worth looking at, for trackers."""
 
-    @abstractmethod
     def tabulate(
         self,
         predictions: Mapping[str, pa.Table],
@@ -103,7 +113,19 @@ class Task(ABC):
         title: str,
         width: int,
     ) -> list[Any]:
-        """Write the tables of an evaluation beside its figures; what to print of them."""
+        """Write the tables of an evaluation beside its figures; what to print of them: those of a run."""
+        return self.tables(metrics, config, monitor=None, title=title)
+
+    def thumbnail(self, index: Index, row: int, config: Mapping[str, Any]) -> npt.NDArray[np.uint8] | None:
+        """uint8 [h, w, 3], at most 512 wide and high: a row's picture; None, and a warning, without."""
+        root, path = index.location(row)
+        try:
+            image = Image.fromarray(self.picture(root, path, config["data"]["decoder"]))
+        except (TapetumError, OSError) as error:
+            log.warning("%s is not shown to the trackers: %s", path, error)
+            return None
+        image.thumbnail((_LARGEST, _LARGEST))
+        return np.asarray(image)
 
     def intervals(
         self, predictions: Mapping[str, pa.Table], metrics: Mapping[str, float], config: Mapping[str, Any]

@@ -1,7 +1,5 @@
 """The report of captions: what was said under every picture, what was not measured said so."""
 
-import re
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -62,7 +60,6 @@ def test_the_worst_come_first(tmp_path):
     page = write_captioning_report(source(), tmp_path).read_text()
     worst = page.split("Farthest from their references")[1].split("Nearest to their references")[0]
     assert worst.count("(no word)") == 6
-    assert re.search(r"first|12 test images", worst)
 
 
 def test_a_picture_that_is_gone_says_why(tmp_path):

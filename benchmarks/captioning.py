@@ -28,8 +28,8 @@ import torch
 from _timing import Goal, conclude, console, interleaved, quick, ratio, table, wall
 from PIL import Image
 from tapetum.backbones import tiny
+from tapetum.backbones.generation import Generation
 from tapetum.captioners.clip_prefix import ClipPrefix
-from tapetum.captioners.generation import Generation
 from tapetum.datamodules.captioning import CaptioningDataModule
 from tapetum.evaluation.captioning import read_caption_predictions
 from tapetum.images.augment import Augment
@@ -219,7 +219,7 @@ def _generation(scratch: Path, small: bool) -> Goal:
         language_model_pretrained=True,
         prefix_length=PREFIX,
     ).eval()
-    how = Generation(max_caption_length=24, min_length=23)
+    how = Generation(max_new_tokens=24, min_length=23)
     visual = torch.randn(count, PREFIX, net.decoder.width)
     texts: dict[str, list[str]] = {}
 

@@ -8,27 +8,21 @@ transformers' classes of these and others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError
-from . import repository
-from .repository import Kind, is_directory, on_the_hub, read_json
-from .weights import building_on_meta, read_state_dict
+from ..errors import ConfigError
+from . import repository, whole_models
+from .repository import Kind, is_directory, read_json
+from .weights import building_on_meta
+from .whole_models import Dtype, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT = "Qwen/Qwen3-0.6B-Base"
-
-Dtype = Literal["float32", "bfloat16"]
 
 _QWEN3: dict[str, Any] = {
     "model_type": "qwen3",
@@ -89,17 +83,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """The config.json of published models, so that their widths are known without a network."""
 
 _ALIASES = {"gpt2": "openai-community/gpt2"}  # as the hub itself forwards it
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-_TOKENIZER = (
-    *_VOCABULARIES,
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+_KIND = Kind(
+    "language model", DEFAULT, "qwen3", "model.net.language_model", "model.net.language_model_pretrained"
 )
-_KIND = Kind("language model", DEFAULT, "qwen3", "model.net.language_model")
 _PLAIN = ("qwen3", "gpt2")  # known to be what `_check_behaviour` asks for
 _NAME_ONE = f"Name one such as {DEFAULT}, or a directory that tapetum tiny qwen3 DIR has written"
 
@@ -118,13 +104,14 @@ def create(
     fit.
     """
     config = read_config(language_model)
-    kind = _model_class(config, language_model)
-    config.dtype = dtype
-    source = _source(_id(language_model), pretrained)
-    if source is None or building_on_meta():
-        model: PreTrainedModel = kind._from_config(config, dtype=getattr(torch, dtype)).eval()
-    else:
-        model = _loaded(kind, config, source, dtype)
+    model = whole_models.create(
+        _model_class(config, language_model),
+        config,
+        _id(language_model),
+        _KIND,
+        pretrained=pretrained,
+        dtype=dtype,
+    )
     if config.model_type not in _PLAIN and not building_on_meta():
         _check_behaviour(model, language_model)
     return model
@@ -135,10 +122,10 @@ def read_config(language_model: str = DEFAULT) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
     name = _id(language_model)
-    file = _find(name, "config.json")
+    file = repository.find(name, "config.json", _KIND)
     content = PUBLISHED.get(name) if file is None else None
     if content is None:
-        file = file or _fetch(name, "config.json")
+        file = file or repository.fetch(name, "config.json", _KIND)
         if file is None:
             raise ConfigError(
                 f"model.net.language_model={language_model} is no language model: it has no config.json. "
@@ -159,25 +146,7 @@ def read_config(language_model: str = DEFAULT) -> PreTrainedConfig:
 
 def tokenizer(language_model: str = DEFAULT) -> PreTrainedTokenizerBase:
     """transformers' tokenizer of a language model; CheckpointError where its files are absent."""
-    from transformers import AutoTokenizer
-
-    name = _id(language_model)
-    files = [file for one in _TOKENIZER if (file := _find(name, one))]
-    if not any(file.name in _VOCABULARIES for file in files):
-        _fetch(name, "config.json")  # in which the kind of tokenizer stands where nothing else says it
-        files = [file for one in _TOKENIZER if (file := _fetch(name, one))]
-    if not any(file.name in _VOCABULARIES for file in files):
-        raise CheckpointError(
-            f"model.net.language_model={language_model} has no tokenizer: none of "
-            f"{', '.join(_VOCABULARIES)}; copy the files of the language model it was made from"
-        )
-    place = files[0].parent
-    load: Any = AutoTokenizer.from_pretrained  # it has no annotations
-    try:
-        found: PreTrainedTokenizerBase = load(place, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise CheckpointError(f"the tokenizer in {place} cannot be read: {_one_line(error)}") from error
-    return found
+    return whole_models.tokenizer(_id(language_model), _KIND)
 
 
 def check_weights(language_model: str, pretrained: bool | str) -> None:
@@ -185,15 +154,7 @@ def check_weights(language_model: str, pretrained: bool | str) -> None:
 
     Nothing is read or fetched. Paths are looked at when the architecture is built.
     """
-    name = _id(language_model)
-    for names in (_VOCABULARIES, *([(*_WEIGHTS, *_INDEXES)] if pretrained is True else [])):
-        if any(_find(name, one) for one in names):
-            continue
-        there = set() if is_directory(name) else on_the_hub(name, _KIND) & {*names}
-        if not there:
-            raise CheckpointError(
-                f"model.net.language_model={language_model} holds none of {', '.join(names)}"
-            )
+    whole_models.check_weights(_id(language_model), _KIND, pretrained)
 
 
 # --- what a decoder behind a prefix needs ---
@@ -227,7 +188,7 @@ def _check_behaviour(model: PreTrainedModel, language_model: str) -> None:
         try:
             problem = _odd(whole, torch.Generator().manual_seed(0))
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            problem = f"it fails on vectors in place of tokens ({_one_line(error)})"
+            problem = f"it fails on vectors in place of tokens ({one_line(error)})"
     if problem:
         raise ConfigError(
             f"model.net.language_model={language_model} (model_type={model.config.model_type!r}) can't "
@@ -253,115 +214,8 @@ def _differ(one: Tensor, other: Tensor, share: float) -> bool:
     return bool((one - other).abs().max() > share * one.abs().max())
 
 
-# --- weights ---
-
-
-def _source(name: str, pretrained: bool | str) -> Path | None:
-    """The file, or the directory, that holds the weights; None for random ones."""
-    if pretrained is False:
-        return None
-    if pretrained is not True:
-        place = Path(pretrained).expanduser()
-        if not place.exists():
-            raise CheckpointError(
-                f"model.net.language_model_pretrained={pretrained} does not exist: give a weight file, a "
-                f"directory with {' or '.join(_WEIGHTS)}, true (the weights of model.net.language_model) or "
-                f"false (random ones)"
-            )
-        if place.is_file():
-            return place
-        name = str(place)
-    elif building_on_meta() and not is_directory(name):
-        return Path(name)  # those of the hub are looked for when they are read
-    for look in (_find, _fetch):
-        for one in _WEIGHTS:
-            if file := look(name, one):
-                return file.parent
-            if index := look(name, f"{one}.index.json"):
-                _get_parts(name, index)
-                return index.parent
-    raise CheckpointError(
-        f"{name} holds no weights: none of {', '.join((*_WEIGHTS, *_INDEXES))}. For random ones type "
-        f"model.net.language_model_pretrained=false"
-    )
-
-
-def _get_parts(name: str, index: Path) -> None:
-    listed: Mapping[str, str] = read_json(index).get("weight_map", {})
-    for part in sorted(set(listed.values())):
-        if _find(name, part) is None and _fetch(name, part) is None:
-            raise CheckpointError(f"{index} lists {part}, which is not there: the copy is not complete")
-
-
-def _loaded(kind: Any, config: PreTrainedConfig, source: Path, dtype: Dtype) -> PreTrainedModel:
-    """By transformers, which knows all layouts (tied weights left out, older names), but strictly."""
-    given: dict[str, Any] = {"state_dict": read_state_dict(source)} if source.is_file() else {}
-    try:
-        with _quiet():
-            model, report = kind.from_pretrained(
-                None if source.is_file() else source,
-                config=config,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are reported, and refused below
-                output_loading_info=True,
-                **given,
-            )
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(f"the weights in {source} cannot be read: {_one_line(error)}") from error
-    shapes = [
-        f"{name} ({'x'.join(map(str, theirs))} in the file, {'x'.join(map(str, ours))} in the model)"
-        for name, theirs, ours in sorted(report["mismatched_keys"])
-    ]
-    lines = [
-        f"  {len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
-        for what, names in (
-            ("missing in the file", sorted(report["missing_keys"])),
-            ("unknown to the model", sorted(report["unexpected_keys"])),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if lines:
-        head = f"{source} does not fit {kind.__name__}:"
-        tail = "Give the weights that belong to the config.json of model.net.language_model."
-        raise CheckpointError("\n".join([head, *lines, tail]))
-    found: PreTrainedModel = model.eval()
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bar, and its table of what does not fit."""
-    from transformers.utils import logging
-
-    settings: Any = logging  # it has no annotations
-    level, shown = settings.get_verbosity(), settings.is_progress_bar_enabled()
-    settings.set_verbosity_error()
-    settings.disable_progress_bar()
-    try:
-        yield
-    finally:
-        settings.set_verbosity(level)
-        if shown:
-            settings.enable_progress_bar()
-
-
 # --- files ---
 
 
 def _id(language_model: str) -> str:
     return language_model if is_directory(language_model) else _ALIASES.get(language_model, language_model)
-
-
-def _find(name: str, file: str) -> Path | None:
-    return repository.find(name, file, _KIND)
-
-
-def _fetch(name: str, file: str) -> Path | None:
-    return repository.fetch(name, file, _KIND)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

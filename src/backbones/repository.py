@@ -25,13 +25,14 @@ class Kind(NamedTuple):
     """A kind of model, as errors name it.
 
     title: what it is called. example: the id of one. tiny: the word behind `tapetum tiny` that makes one.
-    key: of the config, where its name stands.
+    key: of the config, where its name stands. pretrained: of the config, where its weights are chosen.
     """
 
     title: str
     example: str
     tiny: str
     key: str = "model.net.backbone"
+    pretrained: str = "model.net.pretrained"
 
 
 def find(backbone: str, name: str, kind: Kind) -> Path | None:

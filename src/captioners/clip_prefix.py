@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from ..backbones import adapters, clip, language_models, stages
 from ..backbones.freezing import KeepsFrozen, freeze
+from ..backbones.generation import Generated, Generation
+from ..backbones.token_loss import TokenLoss
 from ..backbones.weights import building_on_meta
+from ..backbones.whole_models import Dtype
 from ..errors import ConfigError
 from ..images.normalize import Normalize
 from .adapter import Kind as Adapter
 from .adapter import create as create_adapter
-from .decoder import TextDecoder, TokenLoss
-from .generation import Generated, Generation
+from .decoder import TextDecoder
 from .tokens import CaptionEncoder, check_caption_length
 
 Part = Literal["frozen", "lora", "trained"]
@@ -51,7 +53,7 @@ class ClipPrefix(KeepsFrozen):
         pretrained: bool | str,
         language_model: str = language_models.DEFAULT,
         language_model_pretrained: bool | str,
-        language_model_dtype: language_models.Dtype = "float32",
+        language_model_dtype: Dtype = "float32",
         visual: Visual = "pooled",
         adapter: Adapter = "mlp",
         prefix_length: int = 1,
@@ -144,7 +146,7 @@ class ClipPrefix(KeepsFrozen):
     def check_generation(self, max_caption_length: int) -> None:
         """Raise ConfigError where the language model has no places for captions of so many tokens."""
         self.decoder.check_room(
-            self.prefix_length, max_caption_length, "model.generation.max_caption_length", _SHORTER_PREFIX
+            self.prefix_length, max_caption_length, "model.generation.max_new_tokens", _SHORTER_PREFIX
         )
 
     def loss(self, visual: Tensor, inputs: Mapping[str, Tensor]) -> TokenLoss:
@@ -248,7 +250,7 @@ def _check(visual: str, vision: str, language: str, dtype: str) -> None:
             ("visual", visual, Visual),
             ("vision", vision, Part),
             ("language", language, Part),
-            ("language_model_dtype", dtype, language_models.Dtype),
+            ("language_model_dtype", dtype, Dtype),
         )
         if value not in get_args(choices)
     ]

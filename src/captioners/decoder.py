@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ..backbones.generation import Generated, Generation, NucleusDraw, transformers_config
+from ..backbones.token_loss import TokenLoss, token_loss
 from ..errors import ConfigError
-from .generation import Generated, Generation, NucleusDraw, transformers_config
 from .tokens import CaptionEncoder
-
-_LOGITS_AT_ONCE = 2**22
-"""Logits that exist at one time in the loss, of which each takes 12 bytes or more on the way back."""
-
-
-@dataclass(frozen=True)
-class TokenLoss:
-    """totals: summed negative log-likelihood of each caption, float32 [N]. counts: its tokens, int64 [N]."""
-
-    totals: Tensor
-    counts: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """Of all captions, float32 scalar."""
-        return self.totals.sum()
-
-    @property
-    def count(self) -> Tensor:
-        """Of all captions, int64 scalar."""
-        return self.counts.sum()
 
 
 class TextDecoder(nn.Module):
@@ -123,9 +100,7 @@ class TextDecoder(nn.Module):
         """
         hidden = self._hidden(visual, inputs["input_ids"])
         there = inputs["attention_mask"].bool()
-        each = _nll_of(self.plain.get_output_embeddings(), hidden[there], inputs["input_ids"][there])
-        placed = each.new_zeros(there.shape).masked_scatter(there, each)
-        return TokenLoss(placed.sum(1), there.sum(1))
+        return token_loss(self.plain.get_output_embeddings(), hidden, inputs["input_ids"], there)
 
     @torch.no_grad()
     def generate(self, visual: Tensor, generation: Generation) -> Generated:
@@ -136,8 +111,8 @@ class TextDecoder(nn.Module):
         """
         self.check_room(
             visual.shape[1],
-            generation.max_caption_length,
-            "model.generation.max_caption_length",
+            generation.max_new_tokens,
+            "model.generation.max_new_tokens",
             "train with more room (model.net.max_caption_length, model.net.prefix_length)",
         )
         assert self.encoder is not None, "a network that was built for its shapes writes nothing"
@@ -174,25 +149,6 @@ class TextDecoder(nn.Module):
         # A causal model does not look at what is padded on the right, so that it needs no mask.
         states: Tensor = plain.base_model(inputs_embeds=fed, use_cache=False).last_hidden_state
         return states[:, visual.shape[1] - 1 :]
-
-
-def _nll_of(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    """float32 [M] of hidden float [M, W] and labels int64 [M], `_LOGITS_AT_ONCE` at a time."""
-    rows = max(1, _LOGITS_AT_ONCE // len(head.weight))  # type: ignore[arg-type]  # [words, W]
-    parts = []
-    for start in range(0, len(labels), rows):
-        states, wanted = hidden[start : start + rows], labels[start : start + rows]
-        if torch.is_grad_enabled() and len(labels) > rows:
-            parts.append(
-                checkpoint(_nll, head, states, wanted, use_reentrant=False, preserve_rng_state=False)
-            )
-        else:
-            parts.append(_nll(head, states, wanted))
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
-
-
-def _nll(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden).float(), labels, reduction="none")
 
 
 def _lengths(tokens: Tensor, eos_id: int) -> Tensor:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones.bpe import check_vocabulary, tokenizer_of
+from ..backbones.generation import Generated, Generation
+from ..backbones.token_loss import TokenLoss
 from ..errors import ConfigError
 from ..images.geometry import InputSpec
 from ..images.normalize import IMAGENET, Normalize
-from .decoder import TextDecoder, TokenLoss
-from .generation import Generated, Generation
+from .decoder import TextDecoder
 from .tokens import CaptionEncoder, check_caption_length
 
 Stem = Literal["patches", "convolutions"]
@@ -99,7 +100,7 @@ class PixelLLM(nn.Module):
         self.decoder.check_room(
             self.positions.shape[1],
             max_caption_length,
-            "model.generation.max_caption_length",
+            "model.generation.max_new_tokens",
             f"model.net.max_caption_length={max_caption_length}",
         )
 

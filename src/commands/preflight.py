@@ -124,13 +124,13 @@ def generation_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
     node = config["model"].get("generation")
     if node is None:
         return []
-    from ..captioners.generation import Generation
+    from ..backbones.generation import Generation
 
     problems = _problems_of(lambda: Generation(**node))
     look: Callable[[int], None] | None = getattr(net, "check_generation", None)
     if look is None or problems:
         return problems
-    return _problems_of(lambda: look(Generation(**node).max_caption_length))
+    return _problems_of(lambda: look(Generation(**node).max_new_tokens))
 
 
 def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:

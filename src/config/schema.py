@@ -102,7 +102,7 @@ MAPPINGS: dict[str, str] = {
     "data.limit": "tapetum.config.schema.PerSplit",
     "model.geometry": "tapetum.config.schema.Geometry",
     "model.thresholds": "tapetum.metrics.thresholds.Thresholds",
-    "model.generation": "tapetum.captioners.generation.Generation",
+    "model.generation": "tapetum.backbones.generation.Generation",
 }
 
 # Of these some keys are enough; the others must be complete.

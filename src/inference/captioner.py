@@ -73,16 +73,16 @@ class Captioner(Trained):
         return Answering(
             read=partial(read_item, spec=spec, backend=backend),
             answer=partial(_tokens, module, device=self.device),
-            shape=(module.generation.max_caption_length,),
+            shape=(module.generation.max_new_tokens,),
             fields=_FIELDS,
             columns=lambda tokens: {"text": decode(torch.from_numpy(tokens).long())},
         )
 
 
 def _tokens(module: CaptioningModule, images: Tensor | list[Tensor], device: torch.device) -> Tensor:
-    """int64 [B, max_caption_length], padded, of images on any device."""
+    """int64 [B, max_new_tokens], padded, of images on any device."""
     moved = [one.to(device) for one in images] if isinstance(images, list) else images.to(device)
     net: Any = module.net  # every captioner has these
     found: Tensor = net.generate(module(moved), module.generation).tokens
-    room = module.generation.max_caption_length - found.shape[1]
+    room = module.generation.max_new_tokens - found.shape[1]
     return F.pad(found, (0, room), value=net.encode_fn().pad_id)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..captioners.generation import Generation
+from ..backbones.generation import Generation
 from ..datamodules.batches import CaptioningBatch
 from ..errors import ConfigError, DataError
 from ..indexes.table import Index
@@ -26,7 +26,7 @@ class CaptioningModule(NetworkModule):
 
     net: images [B, C, H, W] → float [B, P, W], what its language model is shown before the first word; see
         `captioners`.
-    generation: how captions are written, fields of `captioners.generation.Generation`.
+    generation: how captions are written, fields of `backbones.generation.Generation`.
     generate_every_n_epochs: validations in which captions are written and scored; 0 for none, loss and
         perplexity stay. generate_images: of so many validation images, the first ones; None for all.
     The rest is NetworkModule's.

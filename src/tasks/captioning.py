@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from ..captioners.generation import Generation
+from ..backbones.generation import Generation
 from ..evaluation.captioning import BASELINE, Interval, figures, intervals, read_caption_predictions
 from ..indexes.table import Index
 from ..inference.caption import caption

@@ -7,9 +7,9 @@ import transformers
 from tapetum.backbones import adapters, clip, language_models, tiny
 from tapetum.backbones.freezing import frozen_parts, trainable_names, unfreeze
 from tapetum.backbones.frozen import FrozenFeatures
+from tapetum.backbones.generation import Generation
 from tapetum.backbones.weights import load_state
 from tapetum.captioners.clip_prefix import ClipPrefix
-from tapetum.captioners.generation import Generation
 from tapetum.errors import CheckpointError, ConfigError
 from tapetum.images.geometry import InputSpec
 from tapetum.runs.gradual_unfreeze import thaws
@@ -121,7 +121,7 @@ def test_images_change_what_is_written_and_uint8_is_float(directories):
     with torch.no_grad():
         network.adapter.layers[2].weight.mul_(20)
         pixels = images(6)
-        found = network.generate(network(pixels), Generation(max_caption_length=8))
+        found = network.generate(network(pixels), Generation(max_new_tokens=8))
         torch.testing.assert_close(network(pixels / 255), network(pixels), rtol=0, atol=1e-4)
     assert len(set(found.texts)) > 3
 
@@ -411,7 +411,7 @@ def test_a_bfloat16_language_model_learns_and_writes_near_the_float32_one(direct
     pixels = images()
     torch.testing.assert_close(learn(half, pixels).totals, learn(exact, pixels).totals, rtol=0.02, atol=0)
     assert half.adapter.layers[0].weight.grad.dtype == torch.float32
-    assert len(half.generate(half(pixels), Generation(max_caption_length=3)).texts) == 3
+    assert len(half.generate(half(pixels), Generation(max_new_tokens=3)).texts) == 3
 
 
 def test_the_clip_and_the_language_model_are_those_of_their_rooms(directories):

@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tapetum.backbones import adapters, language_models, tiny
-from tapetum.captioners import decoder as decoding
+from tapetum.backbones import adapters, language_models, tiny, token_loss
+from tapetum.backbones.generation import Generation, NucleusDraw
 from tapetum.captioners.decoder import TextDecoder
-from tapetum.captioners.generation import Generation, NucleusDraw
 from tapetum.captioners.tokens import CaptionEncoder
 from tapetum.errors import ConfigError
 from torch import nn
@@ -61,7 +60,7 @@ def rows_of(inputs):
 
 @pytest.mark.parametrize("chunk", [2**23, 2**12, 1])
 def test_the_loss_is_that_of_each_caption_alone_with_all_logits(decoder, monkeypatch, chunk):
-    monkeypatch.setattr(decoding, "_LOGITS_AT_ONCE", chunk)
+    monkeypatch.setattr(token_loss, "_LOGITS_AT_ONCE", chunk)
     inputs, visual = decoder.encoder(TEXTS), prefixes().requires_grad_()
     loss = decoder.loss(visual, inputs)
     expected = oracle(decoder.plain, visual, rows_of(inputs))
@@ -133,18 +132,18 @@ def test_a_frozen_model_in_eval_mode_forgets_activations_and_learns_the_same(dir
     assert kept[True][0] < 0.7 * kept[False][0]
     torch.testing.assert_close(kept[True][1:], kept[False][1:], rtol=1e-6, atol=1e-6)
     decoder.recompute(False)
-    assert decoder.generate(prefixes(1), Generation(max_caption_length=4)).lengths <= 4
+    assert decoder.generate(prefixes(1), Generation(max_new_tokens=4)).lengths <= 4
 
 
 def test_most_logits_never_exist_at_one_time(monkeypatch):
     rows, words = 200, 1000
-    monkeypatch.setattr(decoding, "_LOGITS_AT_ONCE", 20 * words)
+    monkeypatch.setattr(token_loss, "_LOGITS_AT_ONCE", 20 * words)
     head, hidden = nn.Linear(8, words, bias=False), torch.randn(rows, 8, requires_grad=True)
     largest = []
     head.register_forward_hook(lambda module, given, out: largest.append(len(out)))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        decoding._nll_of(head, hidden, torch.arange(rows)).sum().backward()
+        token_loss.nll(head, hidden, torch.arange(rows)).sum().backward()
     assert max(largest) == 20
     assert len(largest) == 2 * rows / 20  # once more on the way back
     assert max(saved) <= 20 * words
@@ -177,7 +176,7 @@ def ending(decoder, prefix):
 def test_greedy_captions_are_those_of_a_loop_without_cache_and_stop_at_eos(decoder):
     visual = prefixes(12)
     decoder = ending(decoder, visual)
-    found = decoder.generate(visual, Generation(max_caption_length=10))
+    found = decoder.generate(visual, Generation(max_new_tokens=10))
     wanted = [greedy(decoder.plain, one, decoder.encoder.eos_id, 10) for one in visual]
     assert found.lengths.tolist() == [len(ids) for ids in wanted]
     assert len(set(found.lengths.tolist())) > 1, "some end early, some don't"
@@ -191,10 +190,10 @@ def test_greedy_captions_are_those_of_a_loop_without_cache_and_stop_at_eos(decod
     "generation",
     [
         Generation(strategy="greedy", repetition_penalty=1.3, min_length=5),
-        Generation(strategy="beam", beams=3, max_caption_length=12),
-        Generation(strategy="beam", beams=4, length_penalty=0.0, max_caption_length=12, min_length=2),
-        Generation(strategy="nucleus", max_caption_length=12),
-        Generation(strategy="nucleus", top_p=0.5, temperature=0.7, max_caption_length=12, seed=4),
+        Generation(strategy="beam", beams=3, max_new_tokens=12),
+        Generation(strategy="beam", beams=4, length_penalty=0.0, max_new_tokens=12, min_length=2),
+        Generation(strategy="nucleus", max_new_tokens=12),
+        Generation(strategy="nucleus", top_p=0.5, temperature=0.7, max_new_tokens=12, seed=4),
     ],
     ids=lambda one: f"{one.strategy}-{one.min_length}-{one.seed}",
 )
@@ -214,7 +213,7 @@ def test_beam_search_finds_what_trying_everything_finds(decoder):
     # With as many beams as there are tokens, the best of all captions of two tokens is among them.
     words = decoder.plain.config.vocab_size
     prefix = prefixes(1)
-    found = decoder.generate(prefix, Generation(strategy="beam", beams=words, max_caption_length=2))
+    found = decoder.generate(prefix, Generation(strategy="beam", beams=words, max_new_tokens=2))
     embed = decoder.plain.get_input_embeddings()
     first = decoder.plain(inputs_embeds=prefix).logits[0, -1].log_softmax(0)
     fed = torch.cat([prefix.expand(words, -1, -1), embed(torch.arange(words))[:, None]], dim=1)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from tapetum.captioners.generation import Generation
+from tapetum.backbones.generation import Generation
 from tapetum.captioners.pixel_llm import PixelLLM
 from tapetum.errors import ConfigError
 
@@ -56,7 +56,7 @@ def test_activations_may_be_computed_again():
 
 def test_captions_end_and_the_encoder_travels():
     net = network().eval()
-    texts = net.generate(net(IMAGES), Generation(max_caption_length=5)).texts
+    texts = net.generate(net(IMAGES), Generation(max_new_tokens=5)).texts
     assert len(texts) == 3
     again = pickle.loads(pickle.dumps(net.encode_fn()))
     assert torch.equal(again(["a dog"])["input_ids"], net.encode_fn()(["a dog"])["input_ids"])
@@ -78,5 +78,5 @@ def test_shapes_that_do_not_fit_are_said(arguments, message):
 
 
 def test_longer_captions_than_were_learnt_are_refused():
-    with pytest.raises(ConfigError, match=r"model\.generation\.max_caption_length=24"):
+    with pytest.raises(ConfigError, match=r"model\.generation\.max_new_tokens=24"):
         network().check_generation(60)

@@ -21,7 +21,7 @@ SMALL = (
     "model=pixel_llm_small",
     *("model.net.size=16", "model.net.width=16", "model.net.heads=2", "model.net.depth=1"),
     "model.net.patch_size=8",
-    *("model.net.decoder_depth=1", "model.net.vocabulary=300", "model.generation.max_caption_length=8"),
+    *("model.net.decoder_depth=1", "model.net.vocabulary=300", "model.generation.max_new_tokens=8"),
     *("data=image_text_folder", "data.batch_size=4", "data.num_workers=0", "accelerator=cpu"),
     "scheduler.warmup_epochs=0",
 )
@@ -93,7 +93,7 @@ def test_predict_writes_captions_and_lists_what_is_no_picture(finished, pictures
 
 
 def test_evaluate_takes_other_data_and_other_ways_of_writing(finished, pictures, tmp_path):
-    assert run("evaluate", str(finished), "model.generation.max_caption_length=3") == 0
+    assert run("evaluate", str(finished), "model.generation.max_new_tokens=3") == 0
     (made,) = finished.glob("evaluations/*")
     short = json.loads((made / "metrics.json").read_text())
     own = json.loads((finished / "metrics.json").read_text())
@@ -148,7 +148,7 @@ def clip_qwen(flickr, outputs, *more):
         *("model=clip_qwen", "data=flickr30k", f"data.root={flickr}/flickr30k", "accelerator=cpu"),
         *(f"model.net.backbone={flickr}/tiny-clip", f"model.net.language_model={flickr}/tiny-qwen3"),
         *("trainer.max_epochs=2", "data.num_workers=0", f"paths.outputs={outputs}"),
-        *("scheduler.warmup_epochs=0", "model.generation.max_caption_length=8", *more),
+        *("scheduler.warmup_epochs=0", "model.generation.max_new_tokens=8", *more),
     ]
     assert run("train", *words) == 0
     (made,) = set(captioning_runs(outputs)) - before
@@ -198,7 +198,7 @@ def test_a_low_rank_language_model_is_a_directory_that_peft_loads(flickr, tmp_pa
             ("train.monitor=val/cider", "train.mode=max", "model.generate_every_n_epochs=2"),
             "in every 2th epoch",
         ),
-        (("model.generation.max_caption_length=64",), "and the language model has"),
+        (("model.generation.max_new_tokens=64",), "and the language model has"),
         (("model.net.vocabulary=100",), "model.net.vocabulary=100 is too small"),
         (("model.generation.beam=3",), "model.generation.beams"),
         (("model.net.size=17",), "model.net.size=17 is no multiple of model.net.patch_size=8"),
@@ -222,7 +222,7 @@ def test_wandb_gets_the_captions_with_their_pictures_as_a_table(pictures, tmp_pa
     ("words", "message"),
     [
         (("model.generation.beams=0",), "model.generation.beams=0 is out of range: 1 or more"),
-        (("model.generation.max_caption_length=0",), "model.generation.max_caption_length=0 is out of range"),
+        (("model.generation.max_new_tokens=0",), "model.generation.max_new_tokens=0 is out of range"),
         (("model.net.heads=0",), "model.net.heads=0 must be at least 1"),
         (("model.net.depth=-1",), "model.net.depth=-1 must be at least 1"),
         (("model.net.max_caption_length=1",), "model.net.max_caption_length=1 leaves no room"),

@@ -144,7 +144,7 @@ def test_two_processes_learn_captions_as_one(tmp_path, captions):
         *("model=pixel_llm_small", "data=image_text_folder", f"data.root={tmp_path / 'pictures'}"),
         *("model.net.size=16", "model.net.patch_size=8", "model.net.stem=patches", "model.net.width=16"),
         *("model.net.heads=2", "model.net.depth=1", "model.net.decoder_depth=1", "model.net.vocabulary=300"),
-        *("model.generation.max_caption_length=8", f"data.captions={captions}", "data.num_workers=0"),
+        *("model.generation.max_new_tokens=8", f"data.captions={captions}", "data.num_workers=0"),
         *("optimizer=sgd", "optimizer.lr=0.1", "scheduler=constant", "trainer.max_epochs=2"),
     ]
     made = {}

@@ -68,7 +68,7 @@ def network(**arguments: Any) -> PixelLLM:
 def captioner(net: torch.nn.Module | None = None, **arguments: Any) -> CaptioningModule:
     defaults: dict[str, Any] = {
         "optimizer": partial(torch.optim.SGD, lr=0.1),
-        "generation": {"max_caption_length": 8},
+        "generation": {"max_new_tokens": 8},
         "log_every_n_steps": 2,
     }
     return CaptioningModule(net or network(), **(defaults | arguments))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tapetum.captioners.generation import Generation
+from tapetum.backbones.generation import Generation
 from tapetum.errors import ConfigError
 from tapetum.metrics.captions import caption_metrics
 from tapetum.modules.captioning import CaptioningModule
@@ -93,7 +93,7 @@ def test_captions_are_written_as_often_as_asked(index, tmp_path, arguments, epoc
             written.append((self.current_epoch, sorted(self._written)))
             super().on_validation_epoch_end()
 
-    module = Watched(network(), generation={"max_caption_length": 4}, generate_images=3, **arguments)
+    module = Watched(network(), generation={"max_new_tokens": 4}, generate_images=3, **arguments)
     module._optimizer = captioner()._optimizer
     trainer = fitted(index, tmp_path, module, max_epochs=4)
     first = index.rows("val")[:3].tolist()
@@ -129,7 +129,7 @@ def test_train_loss_is_the_mean_over_tokens_not_over_batches(index, tmp_path):
 
 
 def test_long_captions_are_cut_and_counted(index, tmp_path):
-    module = captioner(network(max_caption_length=6), generation={"max_caption_length": 6})
+    module = captioner(network(max_caption_length=6), generation={"max_new_tokens": 6})
     trainer = fitted(index, tmp_path, module, {"captions": "all"})
     encode = captioner().net.encode_fn()
     texts = [text for row in index.rows("train") for text in index.table.column("captions")[int(row)].as_py()]

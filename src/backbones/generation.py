@@ -1,4 +1,4 @@
-"""How a captioner writes: settings, and the draw of nucleus sampling as a function of the seed alone."""
+"""How a language model writes: settings, and the draw of nucleus sampling as a function of the seed alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Strategy = Literal["greedy", "beam", "nucleus"]
 class Generation:
     """How captions are written.
 
-    max_caption_length: most tokens, EOS included. min_length: tokens before EOS may come.
+    max_new_tokens: most tokens, EOS included. min_length: tokens before EOS may come.
     strategy: `greedy`; `beam`, the best of `beams` by log-likelihood / length ** length_penalty; or
         `nucleus`, drawn from the likeliest tokens that make up `top_p` (Holtzman et al. 2020), at a
         `temperature`, and from `seed`.
@@ -29,7 +29,7 @@ class Generation:
     Raises ConfigError for values out of range, all of them together.
     """
 
-    max_caption_length: int = 32
+    max_new_tokens: int = 32
     strategy: Strategy = "greedy"
     beams: int = 5
     length_penalty: float = 1.0
@@ -41,15 +41,15 @@ class Generation:
 
     def __post_init__(self) -> None:
         within = {
-            "max_caption_length": (self.max_caption_length >= 1, "1 or more tokens, 32 is usual"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more tokens, 32 is usual for a caption"),
             "strategy": (self.strategy in get_args(Strategy), f"one of {', '.join(get_args(Strategy))}"),
             "beams": (self.beams >= 1, "1 or more, 5 is usual"),
             "top_p": (0 < self.top_p <= 1, "above 0, and 1 for all tokens"),
             "temperature": (self.temperature > 0, "above 0; for the likeliest tokens strategy=greedy"),
             "seed": (self.seed >= 0, "a whole number from 0 on"),
             "min_length": (
-                0 <= self.min_length < max(1, self.max_caption_length),
-                f"from 0 to below max_caption_length={self.max_caption_length}",
+                0 <= self.min_length < max(1, self.max_new_tokens),
+                f"from 0 to below max_new_tokens={self.max_new_tokens}",
             ),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0, and 1 for none"),
         }
@@ -79,7 +79,7 @@ def transformers_config(generation: Generation, *, eos_id: int, pad_id: int) -> 
 
     make: Any = GenerationConfig  # it has no annotations
     config: GenerationConfig = make(
-        max_new_tokens=generation.max_caption_length,
+        max_new_tokens=generation.max_new_tokens,
         min_new_tokens=generation.min_length or None,
         do_sample=False,
         num_beams=generation.beams if generation.strategy == "beam" else 1,

@@ -12,7 +12,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -721,4 +721,136 @@ def make_caption_tars(
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
     (root / "x.jpg").unlink()
+    return root
+
+
+def make_llava(
+    root: Path,
+    *,
+    images: int = 12,
+    rows: int = 24,
+    splits: bool = False,
+    two: bool = True,
+    seed: int = 0,
+) -> Path:
+    """`images/0000.jpg` and `llava.json`, two conversations an image, and the last one about two images.
+
+    splits: `train.json` and `test.json` in its place, the last quarter of the images in the latter.
+    """
+    items = []
+    for number in range(rows):
+        image = number % images
+        paths = [f"images/{image:04d}.jpg"]
+        if two and number == rows - 1:
+            paths.append(f"images/{(image or images) - 1:04d}.jpg")
+        turns = [
+            ("human", f"{'<image>' * len(paths)}\nIs there a board? ({number // images})"),
+            *_answer(image),
+        ]
+        items.append(
+            {
+                "id": f"{number:09d}",
+                "image": paths[0] if len(paths) == 1 else paths,
+                "conversations": [{"from": role, "value": text} for role, text in turns],
+            }
+        )
+    make_captioned(root / "images", [f"{image:04d}.jpg" for image in range(images)], seed=seed)
+    return _write_split(
+        root, "llava", items, splits, images, lambda found: json.dumps(found, indent=1), "json"
+    )
+
+
+def make_chat_jsonl(
+    root: Path, *, images: int = 12, rows: int = 24, splits: bool = False, seed: int = 0
+) -> Path:
+    """`images/0000.jpg` and `chat.jsonl`: contents with tags and, by turns, typed parts; see `make_llava`."""
+    items: list[dict[str, object]] = []
+    for number in range(rows):
+        image = number % images
+        path = f"images/{image:04d}.jpg"
+        asked = f"Is there a board? ({number // images})"
+        answer = {"role": "assistant", "content": _answer(image)[0][1]}
+        system = {"role": "system", "content": "Answer with one word."}
+        if number % 2:
+            parts = [{"type": "image_url", "image_url": {"url": path}}, {"type": "text", "text": asked}]
+            items.append({"messages": [system, {"role": "user", "content": parts}, answer]})
+        else:
+            items.append(
+                {"messages": [{"role": "user", "content": f"<image>{asked}"}, answer], "images": [path]}
+            )
+    make_captioned(root / "images", [f"{image:04d}.jpg" for image in range(images)], seed=seed)
+    return _write_split(
+        root,
+        "chat",
+        items,
+        splits,
+        images,
+        lambda found: "".join(f"{json.dumps(one)}\n" for one in found),
+        "jsonl",
+    )
+
+
+def make_hf_chat(
+    root: Path, *, form: str = "parquet", images: int = 12, rows: int = 24, seed: int = 0
+) -> Path:
+    """Hugging Face's chat form: `messages` of typed content.
+
+    form: parquet (`data/train-00000-of-00001.parquet` and test, one embedded image a row), json
+    (`chat.json`, images by path), completion (`chat.jsonl`, trl's prompt and completion).
+    """
+    names = [f"{image:04d}.jpg" for image in range(images)]
+    make_captioned(root / "images", names, seed=seed)
+    items: list[dict[str, object]] = []
+    for number in range(rows):
+        image = number % images
+        asked = {"type": "text", "text": f"Is there a board? ({number // images})"}
+        answer = _answer(image)[0][1]
+        user = {"role": "user", "content": [{"type": "image"}, asked]}
+        said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        path = f"images/{names[image]}"
+        if form == "completion":
+            items.append({"prompt": [user], "completion": [said], "image": path})
+        elif form == "json":
+            items.append({"messages": [user, said], "images": [path]})
+        else:
+            held = {"bytes": (root / path).read_bytes(), "path": names[image]}
+            items.append({"messages": [user, said], "image": held})
+    if form == "json":
+        (root / "chat.json").write_text(json.dumps(items))
+    elif form == "completion":
+        (root / "chat.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in items))
+    else:
+        (root / "data").mkdir()
+        held_out = [number % images >= images - images // 4 for number in range(rows)]
+        for split in ("train", "test"):
+            own = [one for one, out in zip(items, held_out, strict=True) if out == (split == "test")]
+            file = root / "data" / f"{split}-00000-of-00001.parquet"
+            pq.write_table(pa.Table.from_pylist(own), file, row_group_size=5)
+        for name in names:
+            (root / "images" / name).unlink()
+        (root / "images").rmdir()
+    return root
+
+
+def _answer(image: int) -> list[tuple[str, str]]:
+    return [("gpt", "yes" if image % 2 else "no")]
+
+
+def _write_split(
+    root: Path,
+    name: str,
+    items: list[dict[str, object]],
+    splits: bool,
+    images: int,
+    text: Callable[[list[dict[str, object]]], str],
+    ending: str,
+) -> Path:
+    """One file, or with `splits` train and test, in which the last quarter of the images is."""
+    if not splits:
+        (root / f"{name}.{ending}").write_text(text(items))
+        return root
+    held_out = [number % images >= images - images // 4 for number in range(len(items))]
+    for split in ("train", "test"):
+        own = [one for one, out in zip(items, held_out, strict=True) if out == (split == "test")]
+        (root / f"{split}.{ending}").write_text(text(own))
     return root

@@ -67,7 +67,8 @@ def build(
     seed: of the limit; nothing else depends on it.
     cache: folder below which the index is kept; None lists every time.
     rescan: list anew even if no folder changed, and so find files that were edited in place.
-    required: columns that must be there; with `label` also a value in every row and two classes in train.
+    required: columns that must be there, of `a|b` the first there is; with `label` also a value in every row
+        and two classes in train.
     splits: splits that must not be empty, besides those that roots and limit name.
     name: of the data set, for messages.
     part: of several data sets, see `build_joined`: its train split may have one class only.
@@ -310,11 +311,18 @@ def _check_labels(table: pa.Table, name: str) -> None:
 
 
 def _files(table: pa.Table, roots: tuple[Path, ...], name: str) -> tuple[list[int], list[int]]:
-    """Bytes and modification time (ns) of every row's file; DataError names files that are not there."""
+    """Bytes and modification time (ns) of every row's file, then of all further images in the rows' order.
+
+    DataError names files that are not there.
+    """
     known: dict[str, tuple[int, int]] = {}
     prefixes = [f"{root}/" for root in roots]
+    files = list(zip(table.column("root").to_pylist(), table.column("path").to_pylist(), strict=True))
+    if "further_images" in table.column_names:
+        further = zip(files, table.column("further_images").to_pylist(), strict=True)
+        files += [(root, path) for (root, _), paths in further for path in paths or ()]
     sizes, times, missing = [], [], []
-    for root, path in zip(table.column("root").to_pylist(), table.column("path").to_pylist(), strict=True):
+    for root, path in files:
         container, member, _ = path.partition(MEMBER)
         file = prefixes[root] + container
         stat = known.get(file) if member else None
@@ -332,7 +340,7 @@ def _files(table: pa.Table, roots: tuple[Path, ...], name: str) -> tuple[list[in
     if missing:
         where = ", ".join(str(root) for root in roots)
         raise DataError(
-            f"{len(missing)} of the {table.num_rows} files of {name} are not there: {_few(missing)} (looked "
+            f"{len(missing)} of the {len(files)} files of {name} are not there: {_few(missing)} (looked "
             f"in {where}). Bring them back or take them off the list; a list made elsewhere needs "
             "data.root=<the folder its paths start from>"
         )
@@ -347,6 +355,8 @@ def _fingerprint(table: pa.Table, sizes: list[int]) -> str:
         rows = table.slice(start, step)
         parts.append(digest(*(rows.column(name).to_pylist() for name in table.column_names)))
         parts.append(digest(sizes[start : start + step]))
+    if len(sizes) > table.num_rows:
+        parts.append(digest(sizes[table.num_rows :]))  # of further images
     return digest(*parts)
 
 
@@ -367,13 +377,15 @@ def _check_use(
                 f"the {split} split of {name} is empty ({there}): type data.roots.{split}=<folder>"
                 + (" or a larger data.val_fraction" if split == "val" else "")
             )
-    absent = [column for column in required if column not in index.table.column_names]
+    there = index.table.column_names
+    absent = [column for column in required if not any(one in there for one in column.split("|"))]
     if absent:
         raise DataError(
-            f"the index of {name} has no column {', '.join(absent)}, which the model needs; it has "
-            f"{', '.join(index.table.column_names)}. Choose data that has it, or add it to the manifest"
+            f"the index of {name} has no column {', '.join(absent).replace('|', ' or ')}, which the model "
+            f"needs; it has {', '.join(there)}. Choose data that has it, or add it to the manifest"
         )
-    if "label" not in required:
+    chosen = {next(one for one in column.split("|") if one in there) for column in required}
+    if "label" not in chosen:
         return
     labels = index.table.column("label")
     if labels.null_count:

@@ -23,6 +23,7 @@ _NAME = pa.dictionary(pa.int32(), pa.string())  # few distinct values: four byte
 
 TYPES: Mapping[str, pa.DataType] = {
     "path": pa.string(),
+    "further_images": pa.list_(pa.string()),
     "root": pa.int16(),
     "split": _NAME,
     "box": pa.list_(pa.float32()),
@@ -42,6 +43,7 @@ TYPES: Mapping[str, pa.DataType] = {
 task needs:
 
 path: relative to the root, `/` between folders, or `container::member`. root: number into `Index.roots`.
+further_images: the second and later images of a conversation, of the same root; null where it shows one.
 split: train, val or test; a published evaluation set is always test.
 box: x0, y0, x1, y1 in pixels, half open; null is the whole image. A list without a fixed length, since
 parquet can't read nulls of one that has it.
@@ -50,7 +52,7 @@ data: the data set a row came from, where several were joined.
 label: 0 real and 1 generated; in retrieval the class or identity, and class its name. generator: which one
 made the image; on real rows the subset they were published with, null where they are shared by all.
 captions, and in retrieval role (gallery or query, null is neither), camera, sequence, modality; messages of a
-conversation.
+conversation, see `messages`.
 """
 
 

@@ -75,6 +75,7 @@ def test_what_is_judged_is_the_test_split_or_all_of_a_data_set_without_one(index
 def test_every_column_of_every_task_can_be_written_and_read():
     values = {
         "path": "a",
+        "further_images": ["b", "c"],
         "root": 0,
         "split": "train",
         "box": [0.0, 0.0, 2.0, 2.5],

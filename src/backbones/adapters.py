@@ -6,6 +6,7 @@ Hu et al. 2021, Liu et al. 2024, Kalajdzievski 2023; the implementation is Huggi
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ def adapt(
     layers: Sequence[int] | None = None,
     pattern: str = "layers",
     name: str = "",
+    within: str = "",
+    saved: Sequence[str] = (),
 ) -> PeftModel:
     """`model`, frozen, with an adapter at every linear layer whose name ends in one of `targets`.
 
@@ -53,7 +56,10 @@ def adapt(
     dropout: share of the adapter's inputs that is dropped in training.
     layers: numbers of the blocks that get adapters, as they stand behind `pattern` in names; None for all.
     name: hub id or directory of the weights, which the PEFT directory names.
-    Raises ConfigError for targets that match nothing, with those that there are.
+    within: dotted name of the part of which alone layers get adapters; the whole model where it is empty.
+    saved: dotted names of modules that train as a whole and are kept in the PEFT directory.
+    Activations must not be recomputed yet: PEFT would have every frozen tower build a graph for it.
+    Raises ConfigError for targets that match nothing, or nothing inside `within`, with those that there are.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -61,14 +67,19 @@ def adapt(
         raise ConfigError(f"model.net.rank={rank} is no rank: 1 or more, 8 is usual")
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.net.dropout={dropout} is no share of the inputs: 0 to below 1")
-    _check_targets(model, targets, layers, pattern)
+    _check_targets(model, targets, layers, pattern, within)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    there = dict(model.named_modules())
+    assert all(part in there for part in saved), saved
+    inside = _expression(targets, layers, pattern, within) if within else None
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # a number that it divides
         lora_dropout=dropout,
-        target_modules=list(targets),
-        layers_to_transform=None if layers is None else list(layers),
-        layers_pattern=None if layers is None else pattern,
+        target_modules=inside or list(targets),
+        layers_to_transform=None if layers is None or inside else list(layers),
+        layers_pattern=None if layers is None or inside else pattern,
+        modules_to_save=list(saved) or None,
         use_dora=variant == "dora",
         use_rslora=variant == "rslora",
     )
@@ -87,30 +98,33 @@ def merged(model: PeftModel) -> nn.Module:
 
 
 def keep_base_in_eval(model: nn.Module) -> None:
-    """Put everything but the adapters in `eval()`, after `train()` has reached every child."""
+    """Put everything but adapters and saved modules in `eval()`, after `train()` has reached every child."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
     training = model.training
     model.eval()
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             module.training = training
             for name, child in module.named_children():
-                if name != "base_layer":
+                if name not in ("base_layer", "original_module"):
                     child.train(training)
 
 
 def trained(model: nn.Module) -> list[Trained]:
-    """A table of what trains, a row for each kind of adapted module, in the order of the network."""
+    """A table of what trains, a row for each kind of adapted or saved module, in the order of the network."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
     counts: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Module) and isinstance(module, BaseTunerLayer):
+        layer: nn.Module = module
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             kind = name.rpartition(".")[2]
             counts[kind] += 1
-            parameters[kind] += sum(value.numel() for value in module.parameters() if value.requires_grad)
+            parameters[kind] += sum(value.numel() for value in layer.parameters() if value.requires_grad)
     return [Trained(kind, count, parameters[kind]) for kind, count in counts.items()]
 
 
@@ -150,8 +164,24 @@ def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(getattr(value, "value", value))
 
 
+_PARTS = {
+    "vision_model": "the vision tower",
+    "visual": "the vision tower",
+    "qformer": "the Q-Former",
+    "language_projection": "the projector",
+    "language_model": "the language model",
+}
+"""Parts of vision-language models, as errors name them."""
+
+
+def _expression(targets: Sequence[str], layers: Sequence[int] | None, pattern: str, within: str) -> str:
+    """What PEFT matches whole names with."""
+    numbers = "" if layers is None else rf"{re.escape(pattern)}\.(?:{'|'.join(map(str, layers))})\.(?:.*\.)?"
+    return rf"{re.escape(within)}\.(?:.*\.)?{numbers}(?:{'|'.join(map(re.escape, targets))})"
+
+
 def _check_targets(
-    model: nn.Module, targets: Sequence[str], layers: Sequence[int] | None, pattern: str
+    model: nn.Module, targets: Sequence[str], layers: Sequence[int] | None, pattern: str, within: str
 ) -> None:
     from transformers.pytorch_utils import Conv1D  # GPT-2's name for a linear layer
 
@@ -159,7 +189,8 @@ def _check_targets(
     inside = [
         name
         for name in linear
-        if layers is None or any(f".{pattern}.{layer}." in f".{name}" for layer in layers)
+        if (not within or name.startswith(f"{within}."))
+        and (layers is None or any(f".{pattern}.{layer}." in f".{name}" for layer in layers))
     ]
     kinds = Counter(name.rpartition(".")[2] for name in inside)
     there = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
@@ -167,8 +198,24 @@ def _check_targets(
     if not targets:
         raise ConfigError(f"model.net.target_modules is empty: name some of {there}")
     for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in inside):
+        if any(f".{name}".endswith(f".{target}") for name in inside):
+            continue
+        outside = [
+            name for name in linear if not name.startswith(f"{within}.") and f".{name}".endswith(f".{target}")
+        ]
+        if within and outside:
             raise ConfigError(
-                f"model.net.target_modules has {target!r}, which is the end of no linear layer's name{where}"
-                f"{did_you_mean(target, kinds)}{'' if did_you_mean(target, kinds) else ':'} there are {there}"
+                f"model.net.target_modules has {target!r}, which is in {_part(outside[0], within)}, and "
+                f"adapters are for {_part(within, within)}: there are {there}"
             )
+        raise ConfigError(
+            f"model.net.target_modules has {target!r}, which is the end of no linear layer's name{where}"
+            f"{did_you_mean(target, kinds)}{'' if did_you_mean(target, kinds) else ':'} there are {there}"
+        )
+
+
+def _part(name: str, within: str) -> str:
+    """What the part is called that a name is in: up to where it leaves the way to `within`."""
+    depth = within.count(".") + 1
+    part = name.split(".")[:depth]
+    return _PARTS.get(part[-1], ".".join(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -68,6 +69,22 @@ class Generated(NamedTuple):
     texts: list[str]
     tokens: Tensor
     lengths: Tensor
+
+
+def up_to_the_end(
+    tokens: Tensor, decode: Callable[[list[list[int]]], list[str]], *, eos_id: int, pad_id: int
+) -> Generated:
+    """What transformers' `generate` returned, int64 [B, T] without the prompts, cut behind each row's EOS.
+
+    decode: ids to texts.
+    """
+    ends = tokens == eos_id
+    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, tokens.shape[1])
+    tokens = tokens[:, : int(lengths.max())]
+    behind = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
+    tokens = tokens.masked_fill(behind, pad_id)
+    ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    return Generated(decode(ids), tokens, lengths)
 
 
 def transformers_config(generation: Generation, *, eos_id: int, pad_id: int) -> GenerationConfig:

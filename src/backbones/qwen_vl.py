@@ -21,7 +21,7 @@ from ..images.geometry import Interpolation
 from ..images.normalize import CLIP, Statistics
 from . import repository
 from .repository import PROCESSOR_FILES, Kind, is_directory, on_the_hub, read_json
-from .weights import building_on_meta, load_state, read_state_dict, undrawn
+from .weights import building_on_meta, has_values, load_state, read_state_dict, undrawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -138,25 +138,38 @@ def check_weights(backbone: str, pretrained: bool | str) -> None:
 def encode(tower: nn.Module, images: Tensor) -> Tensor:
     """Normalised float images [B, 3, H, W] -> merged tokens [B, N, width(tower)], N = H/unit * W/unit.
 
-    They are what transformers hands to the language model in place of an image's tokens.
+    They are what transformers hands to the language model in place of an image's tokens. Behind them, in the
+    last axis, stand the outputs of deepstack mergers, where the tower has them: [B, N, (1 + L) * width].
     Raises ConfigError for sides that are no multiple of `unit(tower)`.
     """
     config: Any = tower.config
     count, _, height, width_ = images.shape
-    step = unit(tower)
+    rows, columns = token_grid(config, height, width_)
+    levels = len(getattr(config, "deepstack_visual_indexes", ()))
+    if not has_values(images):  # how many patches an image has is read from a tensor inside
+        if not images.is_meta and any(value.requires_grad for value in tower.parameters()):
+            raise NotImplementedError("the vision tower, which trains, reads its grid from a tensor")
+        return images.new_empty((count, rows * columns, (1 + levels) * width(tower)))
+    grid = [1, height // config.patch_size, width_ // config.patch_size]
+    thw = torch.tensor([grid] * count, device=images.device)
+    out = tower(patches(images, config), grid_thw=thw)
+    parts = [out.pooler_output, *(out.deepstack_features if levels else ())]
+    return torch.cat([part.view(count, rows * columns, -1) for part in parts], dim=-1)
+
+
+def token_grid(config: Any, height: int, width_: int) -> tuple[int, int]:
+    """Rows and columns of an image's tokens; config: of the vision tower.
+
+    Raises ConfigError for sides in pixels that are no multiple of a token's.
+    """
+    step = config.patch_size * config.spatial_merge_size
     if not height or not width_ or height % step or width_ % step:
         raise ConfigError(
             f"this Qwen-VL takes images whose sides are multiples of {step} pixels ({config.patch_size} a "
             f"patch, {config.spatial_merge_size} patches a token), not {height}x{width_}: type "
             f"model.geometry.size=[{_nearest(height, step)},{_nearest(width_, step)}]"
         )
-    tokens = (height // step) * (width_ // step)
-    if images.is_meta:  # how many patches an image has is read from a tensor inside
-        return images.new_empty((count, tokens, width(tower)))
-    grid = [1, height // config.patch_size, width_ // config.patch_size]
-    thw = torch.tensor([grid] * count, device=images.device)
-    merged: Tensor = tower(patches(images, config), grid_thw=thw).pooler_output
-    return merged.view(count, tokens, -1)
+    return height // step, width_ // step
 
 
 def patches(images: Tensor, config: Any) -> Tensor:

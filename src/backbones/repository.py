@@ -17,6 +17,9 @@ from ..errors import CheckpointError, ConfigError
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Where a repository says how images are prepared, newest layout first."""
 
+TINY = "tiny:"
+"""Before the kind of a model that `tapetum tiny` writes: `tiny:clip` is one that needs no directory."""
+
 _TIMEOUT = 20.0
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -43,7 +46,7 @@ def find(backbone: str, name: str, kind: Kind) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     if is_directory(backbone):
-        file = Path(backbone).expanduser() / name
+        file = directory_of(backbone) / name
         return file if file.is_file() else None
     if not _HUB_ID.fullmatch(backbone):
         raise ConfigError(
@@ -71,8 +74,17 @@ def fetch(backbone: str, name: str, kind: Kind) -> Path | None:
 
 
 def is_directory(backbone: str) -> bool:
-    """Whether a backbone is a directory rather than the id of a model."""
-    return Path(backbone).expanduser().is_dir()
+    """Whether a backbone is a directory, or a tiny model, rather than the id of a model."""
+    return backbone.startswith(TINY) or Path(backbone).expanduser().is_dir()
+
+
+def directory_of(backbone: str) -> Path:
+    """The directory that a backbone names; that of `tiny:KIND` is written when it is first asked for."""
+    if not backbone.startswith(TINY):
+        return Path(backbone).expanduser()
+    from .tiny import ready
+
+    return ready(backbone.removeprefix(TINY))
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,19 +14,24 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError, did_you_mean
 
 _WORDS = (
     "a an the of in on with by from this that is was photo photograph picture image images drawing painting "
     "render real fake true authentic genuine natural camera generated artificial synthetic ai computer "
     "machine model diffusion gan made taken person cat dog car house bird . , ' ! ?"
 )
+_EDITION = 1  # raised when the same call would write other bytes
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 _MORE_WORDS = (
     "question answer one word yes no or what which how many is are there this do does color colour shape red "
     "green blue yellow black white circle square triangle left right above below large small two three four "
     "it you helpful assistant user system describe Is Answer What Describe"
+)
+_SHAPE_WORDS = (
+    "purple cross grey gray brown pink orange background shapes circles squares triangles crosses "
+    "Which How Are There Does Do Where where next behind under over first second same different"
 )
 _CHAT = ("<|im_start|>", "<|im_end|>")
 _VISION = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -71,6 +77,18 @@ def qwen_vl(directory: str | Path, *, seed: int = 0, model_type: QwenVL = "qwen2
     return _into(directory, lambda target: _write_qwen_vl(target, seed, model_type))
 
 
+def instructblip(directory: str | Path, *, seed: int = 0) -> Path:
+    """Write an InstructBLIP of 0.8 M random parameters that transformers' own classes load.
+
+    A vision tower of three layers, a Q-Former and a Llama of two, all 96 wide; images of 48x48 pixels in
+    patches of 8, and 8 tokens of each; 512 text positions; a byte-level BPE tokenizer to which common words
+    are one token each, and a tokenizer of whole lower-case words for the Q-Former. Weights are drawn so wide
+    that the image changes what is said of it. The same seed writes the same bytes.
+    Raises DataError where `directory` is anything but empty or absent.
+    """
+    return _into(directory, lambda target: _write_instructblip(target, seed))
+
+
 def qwen3(directory: str | Path, *, seed: int = 0) -> Path:
     """Write a Qwen3 of 0.1 M random parameters that transformers' own classes load.
 
@@ -90,6 +108,33 @@ def gpt2(directory: str | Path, *, seed: int = 0) -> Path:
     Raises DataError where `directory` is anything but empty or absent.
     """
     return _into(directory, lambda target: _write_gpt2(target, seed))
+
+
+def ready(kind: str) -> Path:
+    """The tiny model of a kind in the cache folder ($TAPETUM_CACHE), written when it is first asked for.
+
+    The same bytes on every machine, so that a config may name it. Raises ConfigError for an unknown kind.
+    """
+    kinds: dict[str, Callable[[Path], Path]] = {
+        "clip": clip,
+        "qwen_vl": qwen_vl,
+        "instructblip": instructblip,
+        "qwen3": qwen3,
+        "gpt2": gpt2,
+    }
+    if kind not in kinds:
+        near = did_you_mean(kind, kinds) or ":"
+        raise ConfigError(f"unknown tiny model tiny:{kind}{near} there are {', '.join(kinds)}")
+    cache = Path(os.environ.get("TAPETUM_CACHE") or "~/.cache/tapetum").expanduser()
+    place = cache / "tiny" / f"{kind}-{_EDITION}"
+    if not place.is_dir():
+        try:
+            with torch.device("cpu"):  # it may be asked for where shapes alone are wanted
+                kinds[kind](place)
+        except DataError:
+            if not place.is_dir():  # else another process was faster
+                raise
+    return place
 
 
 def _write_clip(target: Path, seed: int, size: int) -> None:
@@ -175,11 +220,141 @@ def _write_qwen_vl(target: Path, seed: int, model_type: QwenVL) -> None:
     )
     _save(lambda: model(config), target, seed)
     half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    transformers.Qwen2VLImageProcessorPil(
+    prepares: Any = transformers.Qwen2VLImageProcessorPil(
         size={"shortest_edge": 56 * 56, "longest_edge": 224 * 224},
         patch_size=vision["patch_size"],
         **(half if model_type == "qwen3_vl" else {}),
-    ).save_pretrained(target)
+    )
+    prepares.save_pretrained(target)
+    file = target / "preprocessor_config.json"  # on the hub it names the processor, too
+    content = json.loads(file.read_text()) | {"processor_class": f"{names[model_type]}Processor"}
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+_INSTRUCTBLIP: dict[str, dict[str, Any]] = {
+    "vision": {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 48,
+        "patch_size": 8,
+        "initializer_range": 0.1,
+    },
+    "qformer": {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "cross_attention_frequency": 1,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+    },
+    "text": {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.1,
+    },
+    "whole": {"num_query_tokens": 8},
+}
+"""Sizes of the tiny InstructBLIP, part by part."""
+
+
+def _write_instructblip(target: Path, seed: int) -> None:
+    from transformers import (
+        BlipImageProcessorPil,
+        InstructBlipConfig,
+        InstructBlipForConditionalGeneration,
+        InstructBlipProcessor,
+        InstructBlipQFormerConfig,
+        InstructBlipVisionConfig,
+        LlamaConfig,
+    )
+
+    from . import instructblip as instructblip_model
+
+    tokenizer, words = _llama_tokenizer(), _word_tokenizer()
+    queries = _INSTRUCTBLIP["whole"]["num_query_tokens"]
+    config = InstructBlipConfig(
+        vision_config=InstructBlipVisionConfig(**_INSTRUCTBLIP["vision"]),
+        qformer_config=InstructBlipQFormerConfig(vocab_size=len(words), **_INSTRUCTBLIP["qformer"]),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **_INSTRUCTBLIP["text"],
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        **_INSTRUCTBLIP["whole"],
+    )
+
+    def build() -> nn.Module:
+        model = InstructBlipForConditionalGeneration(config)
+        instructblip_model.open_eyes(model)
+        return model
+
+    _save(build, target, seed)
+    side = _INSTRUCTBLIP["vision"]["image_size"]
+    images = BlipImageProcessorPil(size={"height": side, "width": side})
+    processor: Any = InstructBlipProcessor  # it has no annotations
+    processor(images, tokenizer, words, num_query_tokens=queries).save_pretrained(target)
+
+
+def _llama_tokenizer() -> Any:
+    """A byte-level BPE that begins texts as a Llama's does, with a place for images."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ("<s>", "</s>", "<pad>", "<image>")
+    vocabulary, merges = _byte_level(_SHAPE_WORDS)
+    for mark in marks:
+        vocabulary[mark] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    build: Any = PreTrainedTokenizerFast  # it has no annotations
+    return build(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        model_max_length=_INSTRUCTBLIP["text"]["max_position_embeddings"],
+    )
+
+
+def _word_tokenizer() -> Any:
+    """Whole words in lower case, marked as BERT marks a text."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    words = dict.fromkeys([*marks, *f"{_WORDS} {_MORE_WORDS} {_SHAPE_WORDS}".lower().split()])
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(mark, vocabulary[mark]) for mark in ("[CLS]", "[SEP]")]
+    )
+    build: Any = PreTrainedTokenizerFast  # it has no annotations
+    return build(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=_INSTRUCTBLIP["qformer"]["max_position_embeddings"],
+    )
 
 
 def _write_qwen3(target: Path, seed: int) -> None:
@@ -226,11 +401,11 @@ def _write_gpt2(target: Path, seed: int) -> None:
     _save(lambda: GPT2LMHeadModel(config), target, seed)
 
 
-def _byte_level() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _byte_level(more: str = "") -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a BPE: every byte, and words with and without a space before them."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    words = list(dict.fromkeys(f"{_WORDS} {_MORE_WORDS}".split()))
+    words = list(dict.fromkeys(f"{_WORDS} {_MORE_WORDS} {more}".split()))
     merges = _merges([[*start, *word] for word in words for start in ("", "Ġ")])  # Ġ is the byte of a space
     tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges

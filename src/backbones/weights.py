@@ -88,6 +88,11 @@ def building_on_meta() -> bool:
     return torch.empty(0).is_meta
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether there is anything to look at: not on the meta device, nor where shapes alone are followed."""
+    return not tensor.is_meta and type(tensor).__name__ != "FakeTensor"
+
+
 def undrawn(pretrained: bool | str) -> AbstractContextManager[None]:
     """Leaves weights of transformers undrawn that are about to be loaded: drawing ViT-B/32 takes seconds."""
     from transformers.initialization import no_init_weights

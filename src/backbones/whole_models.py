@@ -6,7 +6,8 @@ repository is ever run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from . import repository
 from .repository import Kind, is_directory, on_the_hub, read_json
 from .weights import building_on_meta, read_state_dict
@@ -27,9 +28,9 @@ Dtype = Literal["float32", "bfloat16"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEXES = tuple(f"{name}.index.json" for name in _WEIGHTS)
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _TOKENIZER = (
-    *_VOCABULARIES,
+    *VOCABULARIES,
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -47,6 +48,7 @@ def create(
     *,
     pretrained: bool | str,
     dtype: Dtype = "float32",
+    quantization_config: Any = None,
 ) -> PreTrainedModel:
     """A model of transformers' class `kind` in eval mode, strictly with the weights that are asked for.
 
@@ -55,6 +57,8 @@ def create(
         architecture: a file, or a directory with one.
     dtype: of the weights; `bfloat16` halves a frozen model. They are read in it, tensor by tensor, onto the
         device that torch makes tensors on, so that no second copy is ever in memory.
+    quantization_config: see `quantization.quantization_config`; with it the weights are rounded as they are
+        read.
     Under `torch.device("meta")` the architecture is built and no weight is read.
     Raises CheckpointError where files are absent or do not fit.
     """
@@ -63,7 +67,7 @@ def create(
     if source is None or building_on_meta():
         model: PreTrainedModel = kind._from_config(config, dtype=getattr(torch, dtype)).eval()
         return model
-    return _loaded(kind, config, source, what, dtype)
+    return _loaded(kind, config, source, what, dtype, quantization_config)
 
 
 def tokenizer(name: str, what: Kind, folder: str = "") -> PreTrainedTokenizerBase:
@@ -75,13 +79,13 @@ def tokenizer(name: str, what: Kind, folder: str = "") -> PreTrainedTokenizerBas
 
     inside = f"{folder}/" if folder else ""
     files = [file for one in _TOKENIZER if (file := repository.find(name, inside + one, what))]
-    if not any(file.name in _VOCABULARIES for file in files):
+    if not any(file.name in VOCABULARIES for file in files):
         repository.fetch(name, "config.json", what)  # where nothing else says what kind of tokenizer it is
         files = [file for one in _TOKENIZER if (file := repository.fetch(name, inside + one, what))]
-    if not any(file.name in _VOCABULARIES for file in files):
+    if not any(file.name in VOCABULARIES for file in files):
         raise CheckpointError(
             f"{what.key}={name} has no tokenizer{f' in {folder}' if folder else ''}: none of "
-            f"{', '.join(_VOCABULARIES)}; copy the files of the {what.title} it was made from"
+            f"{', '.join(VOCABULARIES)}; copy the files of the {what.title} it was made from"
         )
     place = files[0].parent
     load: Any = AutoTokenizer.from_pretrained  # it has no annotations
@@ -97,12 +101,36 @@ def check_weights(name: str, what: Kind, pretrained: bool | str) -> None:
 
     Nothing is read or fetched. Paths are looked at when the architecture is built.
     """
-    for names in (_VOCABULARIES, *([(*_WEIGHTS, *_INDEXES)] if pretrained is True else [])):
+    for names in (VOCABULARIES, *([(*_WEIGHTS, *_INDEXES)] if pretrained is True else [])):
         if any(repository.find(name, one, what) for one in names):
             continue
         there = set() if is_directory(name) else on_the_hub(name, what) & {*names}
         if not there:
             raise CheckpointError(f"{what.key}={name} holds none of {', '.join(names)}")
+
+
+def copy_files(
+    name: str, what: Kind, directory: Path, more: Sequence[str] = (), folders: Sequence[str] = ("",)
+) -> list[Path]:
+    """Tokenizer, chat template and processor of a model, as they are, into `directory`; -> the copies.
+
+    They are those of its directory, or of the hub's cache: nothing is fetched.
+    more: names of further files. folders: below the model's own, of tokenizers and what else is there.
+    Raises DataError where they cannot be written.
+    """
+    copies = []
+    for folder in folders:
+        for file in dict.fromkeys((*_TOKENIZER, *repository.PROCESSOR_FILES, *more)):
+            inside = f"{folder}/{file}" if folder else file
+            if found := repository.find(name, inside, what):
+                place = directory / inside
+                try:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(found, place)
+                except OSError as error:
+                    raise DataError(f"{place} cannot be written: {error}") from error
+                copies.append(place)
+    return copies
 
 
 def one_line(error: Exception) -> str:
@@ -150,9 +178,16 @@ def _get_parts(name: str, what: Kind, index: Path) -> None:
             raise CheckpointError(f"{index} lists {part}, which is not there: the copy is not complete")
 
 
-def _loaded(kind: Any, config: PreTrainedConfig, source: Path, what: Kind, dtype: Dtype) -> PreTrainedModel:
-    """By transformers, which knows all layouts (tied weights left out, older names), but strictly."""
+def _loaded(
+    kind: Any, config: PreTrainedConfig, source: Path, what: Kind, dtype: Dtype, quantization_config: Any
+) -> PreTrainedModel:
+    """By transformers, which knows all layouts (tied weights left out, older names), but strictly.
+
+    It takes the device from torch's context, for which it needs accelerate, as peft does.
+    """
     given: dict[str, Any] = {"state_dict": read_state_dict(source)} if source.is_file() else {}
+    if quantization_config is not None:
+        given["quantization_config"] = quantization_config
     try:
         with _quiet():
             model, report = kind.from_pretrained(

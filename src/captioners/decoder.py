@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.generation import Generated, Generation, NucleusDraw, transformers_config
-from ..backbones.token_loss import TokenLoss, token_loss
+from ..backbones.generation import Generated, Generation, NucleusDraw, transformers_config, up_to_the_end
+from ..backbones.token_loss import TokenLoss, nll, token_loss
 from ..errors import ConfigError
 from .tokens import CaptionEncoder
 
@@ -102,6 +102,15 @@ class TextDecoder(nn.Module):
         there = inputs["attention_mask"].bool()
         return token_loss(self.plain.get_output_embeddings(), hidden, inputs["input_ids"], there)
 
+    def dry_loss(self, visual: Tensor, length: int) -> Tensor:
+        """A scalar that costs what the loss of captions of `length` tokens does, whatever is in them.
+
+        For tensors that have shapes and no values (`runs.memory`): which logits there are hangs on no mask.
+        """
+        ids = torch.zeros(len(visual), length, dtype=torch.long, device=visual.device)
+        hidden = self._hidden(visual, ids)
+        return nll(self.plain.get_output_embeddings(), hidden.flatten(0, 1), ids.flatten()).sum()
+
     @torch.no_grad()
     def generate(self, visual: Tensor, generation: Generation) -> Generated:
         """Captions for prefixes float [B, P, width]: in one batch with a key-value cache, up to EOS.
@@ -134,12 +143,7 @@ class TextDecoder(nn.Module):
                 generation_config=config,
                 logits_processor=processors,
             )
-        lengths = _lengths(tokens, encoder.eos_id)
-        tokens = tokens[:, : int(lengths.max())]
-        behind = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
-        tokens = tokens.masked_fill(behind, encoder.pad_id)
-        ids = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        return Generated(encoder.decode(ids), tokens, lengths)
+        return up_to_the_end(tokens, encoder.decode, eos_id=encoder.eos_id, pad_id=encoder.pad_id)
 
     def _hidden(self, visual: Tensor, ids: Tensor) -> Tensor:
         """The states from which each of the ids [N, T] is predicted: float [N, T, width]."""
@@ -149,10 +153,3 @@ class TextDecoder(nn.Module):
         # A causal model does not look at what is padded on the right, so that it needs no mask.
         states: Tensor = plain.base_model(inputs_embeds=fed, use_cache=False).last_hidden_state
         return states[:, visual.shape[1] - 1 :]
-
-
-def _lengths(tokens: Tensor, eos_id: int) -> Tensor:
-    """Tokens of each row up to the first EOS, which counts; all of them where there is none."""
-    ends = tokens == eos_id
-    first = ends.int().argmax(1) + 1
-    return torch.where(ends.any(1), first, tokens.shape[1])

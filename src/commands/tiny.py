@@ -9,6 +9,7 @@ from ..errors import TapetumError, did_you_mean
 KINDS = {
     "clip": "model=clip_linear model.net.backbone={directory}",
     "qwen_vl": "model=qwen_vl model.net.backbone={directory}",
+    "instructblip": "model=instructblip_lora model.net.backbone={directory}",
     "qwen3": "model=clip_qwen model.net.language_model={directory}",
     "gpt2": "model=clip_qwen model.net.language_model={directory}",
 }

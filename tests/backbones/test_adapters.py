@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tapetum.backbones import adapters, clip, tiny
 from tapetum.errors import ConfigError
 from torch import nn
-from transformers import CLIPModel
+from transformers import CLIPModel, InstructBlipForConditionalGeneration
 
 VARIANTS = ["lora", "dora", "rslora"]
 TARGETS = ["q_proj", "v_proj"]
@@ -146,3 +146,94 @@ def test_peft_agrees_on_where_the_adapters_are(directory):
         LoraConfig(target_modules=r".*layers\.[23]\.self_attn\.(q|v)_proj", r=8),
     )
     assert adapted(directory, layers=[2, 3]).state_dict().keys() == reference.state_dict().keys()
+
+
+# --- within a part of a larger model ---
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return str(tiny.instructblip(tmp_path_factory.mktemp("instructblip") / "tiny"))
+
+
+def within(directory, **arguments):
+    model = InstructBlipForConditionalGeneration.from_pretrained(directory)
+    given = {"targets": TARGETS, "dropout": 0.0, "name": directory, "within": "language_model", **arguments}
+    torch.manual_seed(0)
+    adapted = adapters.adapt(model, **given)
+    for value in adapted.parameters():
+        if value.requires_grad:
+            value.data += torch.randn(value.shape) * 0.1
+    return adapted
+
+
+def answered(model):
+    """Logits of one image, to see that two models are the same."""
+    generator = torch.Generator().manual_seed(1)
+    config = getattr(model, "config", None) or model.base_model.config
+    ids = torch.cat([torch.full((1, 8), config.image_token_id), torch.arange(300, 308)[None]], dim=1)
+    with torch.no_grad():
+        return model(
+            pixel_values=torch.randn(1, 3, 64, 64, generator=generator),
+            qformer_input_ids=torch.arange(4, 9)[None],
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+        ).logits
+
+
+def test_adapters_stay_within_a_part(whole):
+    every = within(whole, targets=["q_proj", "o_proj", "down_proj"], layers=[1])
+    where = {name.partition(".lora_")[0] for name, value in every.named_parameters() if value.requires_grad}
+    layer = "base_model.model.language_model.model.layers.1"
+    assert where == {f"{layer}.self_attn.q_proj", f"{layer}.self_attn.o_proj", f"{layer}.mlp.down_proj"}
+    reference = get_peft_model(
+        InstructBlipForConditionalGeneration.from_pretrained(whole),
+        LoraConfig(target_modules=r"language_model\..*\.[qv]_proj"),
+    )
+    assert within(whole).state_dict().keys() == reference.state_dict().keys()
+
+
+def test_targets_outside_a_part_are_refused_with_where_they_are(whole):
+    with pytest.raises(
+        ConfigError, match=r"'qkv', which is in the vision tower, .* the language model: there"
+    ):
+        within(whole, targets=["q_proj", "qkv"])
+    with pytest.raises(ConfigError, match=r"'attention.query', which is in the Q-Former"):
+        within(whole, targets=["attention.query"])
+    with pytest.raises(ConfigError, match=r"which is in the projector.*q_proj \(2\), k_proj \(2\)"):
+        within(whole, targets=["language_projection"])
+    with pytest.raises(ConfigError, match="'c_attn', which is the end of no linear layer's name"):
+        within(whole, targets=["c_attn"])
+    with pytest.raises(ConfigError, match=r"'k_proj', .* in those blocks"):
+        within(whole, targets=["k_proj"], layers=[7])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_peft_itself_loads_saved_modules_and_merged_they_compute_the_same(whole, tmp_path, variant):
+    model = within(whole, saved=["language_projection"], variant=variant).eval()
+    described = adapters.description(model, "net.model.")
+    weights = {f"net.model.{name}": value for name, value in model.state_dict().items()}
+    adapters.write_directory(tmp_path, described, weights)
+    base = InstructBlipForConditionalGeneration.from_pretrained(whole)
+    before = answered(base)
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    assert torch.allclose(answered(loaded), answered(model), atol=1e-6)
+    assert not torch.allclose(answered(model), before, atol=0.1)
+    expected = answered(model)
+    plain = adapters.merged(model)
+    assert torch.allclose(answered(plain), expected, atol=1e-5)
+    assert plain.state_dict().keys() == InstructBlipForConditionalGeneration(plain.config).state_dict().keys()
+
+
+def test_saved_modules_are_in_the_table_and_train_while_all_else_is_in_eval(whole):
+    model = within(whole, saved=["language_projection"]).train()
+    adapters.keep_base_in_eval(model)
+    projector = model.get_base_model().language_projection
+    assert projector.modules_to_save["default"].training
+    assert not projector.original_module.training
+    assert not model.get_base_model().qformer.training
+    rows = adapters.trained(model)
+    assert ("language_projection", 1, 64 * 64 + 64) in rows
+    assert sum(row.parameters for row in rows) == sum(
+        value.numel() for value in model.parameters() if value.requires_grad
+    )

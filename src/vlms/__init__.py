@@ -1,0 +1,1 @@
+"""Networks: images and text to text."""

@@ -16,6 +16,7 @@ VERBS = {
     "gallery": "build a gallery file of a retrieval run: images of known class to compare with",
     "search": "find the images of a gallery that are most like yours, and name the class",
     "accept": "hold a retrieval run against targets of accuracy and time, and say whether it passes",
+    "export": "write a tuned vision-language model as Hugging Face's libraries load it",
     "report": "write a run's report again, or put runs and sweeps side by side",
     "show": "a page of images exactly as a network gets them",
     "doctor": "say whether this machine is fit for an experiment, and what to type where it is not",

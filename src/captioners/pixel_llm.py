@@ -108,6 +108,10 @@ class PixelLLM(nn.Module):
         """See `TextDecoder.loss`."""
         return self.decoder.loss(visual, inputs)
 
+    def dry_step(self, images: Tensor, length: int) -> Tensor:
+        """See `TextDecoder.dry_loss`."""
+        return self.decoder.dry_loss(self(images), length)
+
     def generate(self, visual: Tensor, generation: Generation) -> Generated:
         """See `TextDecoder.generate`."""
         return self.decoder.generate(visual, generation)

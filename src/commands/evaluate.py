@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
-from ..config.joined import places, replaced, with_own
+from ..config.joined import copy_key, places, replaced, with_own
 from ..config.overrides import is_a_file, prepare
-from ..config.schema import ANY_MODEL
+from ..config.schema import ANSWERING, ANY_MODEL
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     """A run's best weights on its own data, or on other data named by overrides; the new directory.
 
     Overrides: `data=…` and its keys, single keys of the run's own data, `accelerator=…`, `trainer.…`,
-    `paths.…`, of a captioner `model.generation.…`, and `allow_targets=[…]`, which a checkpoint can't bring
-    along.
+    `paths.…`, keys that say how the run answers (`model.generation.…`), and `allow_targets=[…]`, which a
+    checkpoint can't bring along.
     """
     import torch
 
@@ -84,7 +84,6 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
 
 
 _MAY_CHANGE = ("data.", "trainer.", "paths.")
-_WRITING = "model.generation."
 
 
 def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
@@ -95,12 +94,12 @@ def named_by(overrides: Sequence[str], takes: str, *, task: str) -> Composed:
     """
     keys = _keys(overrides)
     for one, key in zip(overrides, keys, strict=True):
-        writes = task == "captioning"
-        may = (*_MAY_CHANGE, _WRITING) if writes else _MAY_CHANGE
+        answering = _answering(task)
+        may = (*_MAY_CHANGE, *answering)
         if key not in ("data", "accelerator", "allow_targets") and not key.startswith(may):
             raise ConfigError(
                 f"{one} would change the run's model: {takes} data=…, data.key=…, accelerator=…, "
-                f"trainer.precision=…{', model.generation.…' if writes else ''} and allow_targets=[…] only"
+                f"trainer.precision=…{''.join(f', {one}…' for one in answering)} and allow_targets=[…] only"
             )
     if "data.val_fraction" in keys:
         raise ConfigError(
@@ -133,13 +132,16 @@ def with_data(
         key: other.config["paths"][key]
         for key in ("data", "cache")  # of this machine, now
     }
-    written = {key.removeprefix(_WRITING) for key in keys if key.startswith(_WRITING)}
-    if written:
-        ways = {name: other.config["model"]["generation"][name] for name in written}
-        generation = {**config["model"]["generation"], **ways}
-        config["model"] = {**config["model"], "generation": generation}
+    for key in keys:
+        if key.startswith("model."):  # how it answers: `named_by` has let nothing else pass
+            copy_key(key, other.config, config)
     check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
     return config, other.choices["data"] if swaps else data_name(config)
+
+
+def _answering(task: str) -> tuple[str, ...]:
+    """Keys that say how a run of a task answers; verdicts are judged at every threshold anyway."""
+    return tuple(key for key in ANSWERING[task] if not key.startswith("model.thresholds."))
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ examples
   tapetum gallery RUN gallery.parquet              the training images of a retrieval run, to be searched
   tapetum search gallery.parquet query.png         the most similar ones, and the class that follows
   tapetum accept RUN target_accuracy=0.95 target_seconds=2.0    the exit code says whether it passes
+  tapetum export RUN DIR merge=true                a tuned vision-language model, for transformers alone
   tapetum report RUN RUN                           runs side by side
   tapetum show data=folder data.root=photos        24 images as the network gets them
   tapetum doctor                                   what this machine has, and what it lacks
@@ -41,13 +42,15 @@ _USAGE = {
     "accept": "tapetum accept RUN [target_accuracy=0.95] [target_seconds=2.0] [classes=[a,b]]\n"
     "       [model.decision.rule=nearest|knn|centroid] [data=… data.key=value …] [accelerator=…]\n"
     "       exit code 0: passes, 1: a target is missed, 2: an error; targets left out are model.target's",
+    "export": "tapetum export RUN DIR [merge=true]      the adapter, or one model with it in its weights",
     "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
     "show": "tapetum show [split=train|val|test] [group=option …] [key=value …] [OUTPUT.html]\n"
     "       tapetum show RUN [split=…] [data=… data.key=value …] [augment=…] [OUTPUT.html]",
     "doctor": "tapetum doctor [--json] [--online] [group=option …] [key=value …]\n"
     "       --online: also ask the hub and the trackers whether they answer",
     "download": "tapetum download cifake|flickr30k [DIR] [--endpoint URL] [--revision REVISION]",
-    "tiny": "tapetum tiny clip|qwen_vl DIR [--seed N]      then model.net.backbone=DIR",
+    "tiny": "tapetum tiny clip|qwen_vl|instructblip|qwen3|gpt2 DIR [--seed N]\n"
+    "       then model.net.backbone=DIR, of a qwen3 or gpt2 model.net.language_model=DIR",
     "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
 }
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.check import check_config
 from ..config.compose import Composed, compose
+from ..config.joined import copy_key
 from ..config.overrides import is_a_file, prepare
-from ..config.schema import ANY_MODEL
+from ..config.schema import ANSWERING, ANY_MODEL
 from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ _FOR_RUNS = (
     "data.num_workers",
     "data.decoder",
     "trainer.precision",
-    "model.thresholds.",
-    "model.generation.",
 )
-_OF_A_TASK = {"model.thresholds.": "detection", "model.generation.": "captioning"}
+_ANSWERING = tuple(sorted({key for keys in ANSWERING.values() for key in keys}))
+_LACKS = {
+    "model.thresholds.": "gives no verdicts, and has no thresholds",
+    "model.generation.": "writes no texts, and has no model.generation",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,9 +88,9 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
 
     keys = [key_of(one) for one in overrides]
     for one, key in zip(overrides, keys, strict=True):
-        if key not in ("accelerator", "allow_targets") and not key.startswith(_FOR_RUNS):
+        if key not in ("accelerator", "allow_targets") and not key.startswith((*_FOR_RUNS, *_ANSWERING)):
             raise ConfigError(f"{one} would change the run, or says nothing to predict: {takes or _TAKES}")
-    plain = [one for one, key in zip(overrides, keys, strict=True) if not key.startswith("model.generation.")]
+    plain = [one for one, key in zip(overrides, keys, strict=True) if not key.startswith(_ANSWERING)]
     other = compose(prepare(plain, multirun=False)).config
     # The device is this machine's, whatever the run was trained on; the precision is the run's own.
     trainer = {"accelerator": other["trainer"]["accelerator"], "devices": 1, "strategy": "auto"}
@@ -96,19 +99,18 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
     predictor = load(run, device="cpu", allow_targets=other["allow_targets"])
     config = predictor.config
     for one, key in zip(overrides, keys, strict=True):
-        theirs = [task for prefix, task in _OF_A_TASK.items() if key.startswith(prefix)]
-        if theirs and theirs[0] != config["task"]:
-            lacks = "gives no verdicts, and has no thresholds"
-            if theirs[0] == "captioning":
-                lacks = "writes no captions, and has no model.generation"
-            raise ConfigError(f"{one}: a run of {config['task']} {lacks}")
+        if key.startswith(_ANSWERING) and not key.startswith(ANSWERING[config["task"]]):
+            why = next((why for prefix, why in _LACKS.items() if key.startswith(prefix)), "is asked nothing")
+            raise ConfigError(f"{one}: a run of {config['task']} {why}")
     if len(plain) < len(overrides):
         own = [f"model={ANY_MODEL[config['task']]}", *overrides]
         other = compose(prepare(own, multirun=False)).config
     config["trainer"] = {**config["trainer"], **trainer}
     for key in keys:
-        if key.startswith(_FOR_RUNS):
-            _copy(key.split("."), other, config)
+        if key.startswith((*_FOR_RUNS, *_ANSWERING)):
+            copy_key(key, other, config)
+    if "model.prompt" in keys and "model.answers" not in keys:
+        config["model"] = {**config["model"], "answers": None}  # those of the run belong to its own question
     check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
     task_of(config).adjust(predictor.module, config)
     return _placed(predictor)
@@ -178,8 +180,8 @@ def parted(arguments: Sequence[str], usage: str) -> tuple[list[str], list[str]]:
 _OVERRIDE = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@]*=|~\w")
 _TAKES = (
     "predict RUN takes threshold=…, accelerator=…, data.eval_batch_size=…, data.num_workers=…, "
-    "data.decoder=…, trainer.precision=…, model.thresholds.high=…, model.thresholds.low=…, of a captioner "
-    "model.generation.strategy=… and the like, and allow_targets=[…]"
+    "data.decoder=…, trainer.precision=…, model.thresholds.high=…, model.thresholds.low=…, of what writes "
+    "model.generation.strategy=… and the like, of what is asked model.prompt=…, and allow_targets=[…]"
 )
 _USAGE = "tapetum predict RUN INPUT… OUTPUT, or tapetum predict INPUT… OUTPUT model=… weights=FILE"
 
@@ -199,15 +201,6 @@ def _threshold(text: str) -> Threshold:
         return float(text)
     except ValueError:
         return text  # type: ignore[return-value]  # judged where it is used
-
-
-def _copy(names: Sequence[str], source: dict[str, object], target: dict[str, object]) -> None:
-    """One dotted key, and nothing that the two share besides."""
-    *above, last = names
-    for name in above:
-        target[name] = dict(target[name])  # type: ignore[call-overload]
-        source, target = source[name], target[name]  # type: ignore[assignment]
-    target[last] = source[last]
 
 
 @contextmanager

@@ -107,9 +107,11 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
     if net is not None and config["model"]["fit"] and parameter_counts(net)[1] == 0:
         problems.append(
             "no parameter of model.net is trainable, so there is nothing to fit: unfreeze a part "
-            "(model.net.freeze=false), or evaluate it as it is with model.fit=false"
+            "(model.net.freeze=false, beside a language model model.net.language=lora), or evaluate it as it "
+            "is with model.fit=false"
         )
     if net is not None:
+        problems += size_problems(config, net)
         problems += generation_problems(config, net)
         problems += unfreeze_problems(config, net)
         problems += cache_problems(config, net)
@@ -117,6 +119,15 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
     if weights and look is not None:
         problems += _problems_of(look)
     return problems
+
+
+def size_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
+    """A geometry that the network can't take, where it tells."""
+    look: Callable[[tuple[int, int] | None], None] | None = getattr(net, "check_size", None)
+    if look is None:
+        return []
+    spec = with_geometry(net.input_spec, config["model"]["geometry"])  # type: ignore[arg-type]
+    return _problems_of(lambda: look(spec.output_size))
 
 
 def generation_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
@@ -140,7 +151,10 @@ def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
     augment = build_part(config["augment"], allow=config["allow_targets"])
     problems = feature_problems(net, augment)
     spec = with_geometry(net.input_spec, config["model"]["geometry"])  # type: ignore[arg-type]
-    if not problems:
+    cut: Callable[[], None] | None = getattr(net, "check_cut", None)
+    if not problems and cut is not None:
+        problems += _problems_of(cut)
+    elif not problems:
         size = spec.output_size or spec.size or (64, 64)
         images = torch.zeros((1, spec.channels, *size), dtype=torch.uint8, device="meta")
         # Of what a network of the user's own raises without pixels nothing follows; the build will tell.

@@ -229,10 +229,11 @@ def column_problems(config: Mapping[str, Any]) -> Iterator[str]:
             f"task (it has the column {theirs}): choose another data=NAME, or a model=NAME of another task"
         )
     for column in COLUMNS.get(task, ()):
-        if column not in columns:
+        if not any(one in columns for one in column.split("|")):
             yield (
-                f"task {task} needs the column {column}, which data.index._target_={target} does not give "
-                f"({', '.join(columns)}): choose another data=NAME, or a model=NAME of another task"
+                f"task {task} needs the column {column.replace('|', ' or ')}, which "
+                f"data.index._target_={target} does not give ({', '.join(columns)}): choose another "
+                "data=NAME, or a model=NAME of another task"
             )
 
 

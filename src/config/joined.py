@@ -71,6 +71,16 @@ def replaced(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return join(found) if names else found[""]
 
 
+def copy_key(key: str, source: Mapping[str, Any], target: dict[str, Any]) -> None:
+    """One dotted key of a config to another one, in place, and nothing that the two share besides."""
+    *above, last = key.split(".")
+    into = target
+    for name in above:
+        into[name] = dict(into[name])
+        source, into = source[name], into[name]
+    into[last] = source[last]
+
+
 def places(config: Mapping[str, Any]) -> str:
     """Where the data lie, for messages: the root, or every set's."""
     if not is_joined(config):

@@ -20,7 +20,7 @@ class Root:
     paths: dict[str, Any]
     trainer: dict[str, Any]
     train: dict[str, Any]
-    task: Literal["detection", "captioning", "retrieval"]
+    task: Literal["detection", "captioning", "retrieval", "vlm"]
     model: dict[str, Any]
     data: dict[str, Any]
     optimizer: dict[str, Any]
@@ -143,6 +143,7 @@ PROVIDED: dict[str, dict[str, str]] = {
         "progress": "leave it out",
         "network": "type data.cache=features",
         "encode": "leave it out: it is the network's own",
+        "question": "type model.prompt='…' model.answers=[…,…]",
         "precision": "type trainer.precision=bf16-mixed",
     },
     "data.index": {"root": "type data.root=DIR"},
@@ -161,21 +162,37 @@ PROVIDED: dict[str, dict[str, str]] = {
 # Besides the nodes above, those that get arguments at run time, so that required ones may be absent.
 COMPLETED_BELOW = ("callbacks", "logger")
 
-# Columns of the Index that a task can't do without.
+# Columns of the Index that a task can't do without; of `a|b` one is enough.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "detection": ("label",),
     "captioning": ("captions",),
     "retrieval": ("label", "class"),
+    "vlm": ("messages|label",),
 }
 
 # Columns with which a layout that lacks the second one is another task's: its labels mean something else.
-FOREIGN: dict[str, tuple[str, str]] = {"detection": ("class", "generator")}
+FOREIGN: dict[str, tuple[str, str]] = {"detection": ("class", "generator"), "vlm": ("class", "generator")}
+
+# Keys that say how a trained network answers, which predict and evaluate may therefore change.
+ANSWERING: dict[str, tuple[str, ...]] = {
+    "detection": ("model.thresholds.",),
+    "captioning": ("model.generation.",),
+    "retrieval": (),
+    "vlm": (
+        "model.thresholds.",
+        "model.generation.",
+        "model.prompt",
+        "model.answers",
+        "model.answer_score",
+    ),
+}
 
 # A model of each task, for commands that compose data alone: the task decides whose arguments `data` has.
 ANY_MODEL: dict[str, str] = {
     "detection": "npr_64",
     "captioning": "pixel_llm_small",
     "retrieval": "small_embedder",
+    "vlm": "instructblip_small",
 }
 
 # What each task logs on validation, and which way it improves.
@@ -222,6 +239,25 @@ METRICS: dict[str, dict[str, str]] = {
         "val/centroid_balanced_accuracy": "max",
         "train/loss": "min",
     },
+    "vlm": {
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/accuracy": "max",
+        "val/balanced_accuracy": "max",
+        "val/precision": "max",
+        "val/recall": "max",
+        "val/f1": "max",
+        "val/auroc": "max",
+        "val/ap": "max",
+        "val/real_accuracy": "max",
+        "val/fake_accuracy": "max",
+        "val/generated_accuracy": "max",
+        "val/invalid": "min",
+        "val/exact_match": "max",
+        "val/token_f1": "max",
+        "val/rouge_l": "max",
+        "train/loss": "min",
+    },
 }
 
 # What each task computes of a split of its own accord: names that a metric of the user's can't have.
@@ -233,6 +269,6 @@ FIGURES: dict[str, tuple[str, ...]] = {
     ),
     **{
         task: tuple(name.removeprefix("val/") for name in METRICS[task])
-        for task in ("captioning", "retrieval")
+        for task in ("captioning", "retrieval", "vlm")
     },
 }

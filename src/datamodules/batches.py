@@ -57,3 +57,25 @@ class CaptioningBatch(TypedDict):
     inputs: dict[str, Tensor]
     owners: Tensor
     texts: list[str]
+
+
+class VLMBatch(TypedDict):
+    """images uint8 [M, C, H, W] of B rows, in their order; index int64 [B].
+
+    With data.cache=features a batch has `features` instead of images, see `DetectionBatch`. image_counts
+    int64 [B]: how many of the images are each row's, 1 and more. inputs is what the network's encoder made of
+    the conversations: `input_ids`, `attention_mask` and `labels` int64 [B, T], padded on the right,
+    `truncated` int64 [B], and what else the network reads; prompts the same up to where the last answer
+    begins, in evaluation only. texts: these answers.
+    labels and generators int64 [B] as in `DetectionBatch`, where the question is whether an image is real.
+    """
+
+    images: NotRequired[Tensor | list[Tensor]]
+    features: NotRequired[Tensor]
+    index: Tensor
+    image_counts: Tensor
+    inputs: dict[str, Tensor]
+    prompts: NotRequired[dict[str, Tensor]]
+    texts: list[str]
+    labels: NotRequired[Tensor]
+    generators: NotRequired[Tensor]

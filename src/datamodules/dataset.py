@@ -19,7 +19,7 @@ from ..images.geometry import InputSpec
 from .captions import Columns
 from .decoded import DecodedCache
 from .features import FeatureCache
-from .reading import Reader
+from .reading import Reader, SeveralImages
 
 OnBadImage = Literal["raise", "skip"]
 
@@ -105,7 +105,11 @@ class ImageDataset(Dataset[LoadedBatch]):
         bad: dict[int, str] = {}
         batch: dict[str, Any]
         if self.features is None:
-            batch = {"images": _gather(self._images(keys, rows, bad), len(keys))}
+            images = self._images(keys, rows, bad)
+            at_most = len(keys)
+            if isinstance(self.reader, SeveralImages):
+                images, at_most = iter(several := list(images)), max(1, len(several))
+            batch = {"images": _gather(images, at_most)}
         else:
             batch = {"features": self._kept(self.features, keys, rows, bad)}
         batch["index"] = torch.tensor(rows, dtype=torch.int64)
@@ -118,15 +122,24 @@ class ImageDataset(Dataset[LoadedBatch]):
     def _images(
         self, keys: Sequence[tuple[int, int]], rows: list[int], bad: dict[int, str]
     ) -> Iterator[Tensor]:
-        """The readable images one by one; their rows go to `rows`, the others with their reason to `bad`."""
+        """The readable images one by one; their rows go to `rows`, the others with their reason to `bad`.
+
+        A row with several images is left out whole where one of them can't be read.
+        """
         for epoch, row in keys:
             try:
-                image = self.resized(row)
+                images = [self.resized(row)]
+                if isinstance(self.reader, SeveralImages):
+                    images += [
+                        self.augment.resize(one, self.spec, self.reader.backend)
+                        for one in self.reader.further(row)
+                    ]
             except ImageError as error:
                 bad[row] = self._left_out(row, error)
                 continue
             rows.append(row)
-            yield self.augment(image, self.spec, sample_seed(self.seed, epoch, row))
+            for image in images:
+                yield self.augment(image, self.spec, sample_seed(self.seed, epoch, row))
 
     def _kept(
         self, cache: FeatureCache, keys: Sequence[tuple[int, int]], rows: list[int], bad: dict[int, str]

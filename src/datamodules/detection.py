@@ -72,26 +72,28 @@ class DetectionDataModule(ImageDataModule):
 
     def train_batches(self, rows: Rows, *, repeat: bool) -> EpochBatchSampler:
         """A permutation of the rows, or draws by weight."""
-        sampler = EpochSampler(rows, seed=self.seed, weights=self._weights(rows), repeat=repeat)
+        weights = None
+        if self.sampler is not None:
+            weights = draw_weights(self.sampler, self._labels[rows], self._generators[rows])
+        sampler = EpochSampler(rows, seed=self.seed, weights=weights, repeat=repeat)
         return EpochBatchSampler(sampler, self.batch_size, self.shard())
 
-    def _weights(self, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        if self.sampler is None:
-            return None
-        if self.sampler == "class_balanced":
-            return balanced_weights(self._labels[rows])
-        generators = self._generators[rows]
-        # Real images are half of what is drawn, and the generators share the other half equally.
-        weights = np.zeros(len(rows))
-        real = self._labels[rows] == 0
-        if not real.any() or real.all():
-            raise DataError(
-                "data.sampler=generator_balanced needs real and generated images in the train split"
-            )
-        weights[real] = 0.5 / real.sum()
-        shares = balanced_weights(generators[~real])
-        weights[~real] = 0.5 * shares / shares.sum()
-        return weights
+
+def draw_weights(
+    sampler: SamplerName, labels: NDArray[np.int64], generators: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """float64 [n]: how likely each row is drawn, of rows with labels and generators int64 [n]."""
+    if sampler == "class_balanced":
+        return balanced_weights(labels)
+    # Real images are half of what is drawn, and the generators share the other half equally.
+    weights = np.zeros(len(labels))
+    real = labels == 0
+    if not real.any() or real.all():
+        raise DataError("data.sampler=generator_balanced needs real and generated images in the train split")
+    weights[real] = 0.5 / real.sum()
+    shares = balanced_weights(generators[~real])
+    weights[~real] = 0.5 * shares / shares.sum()
+    return weights
 
 
 def labels(index: Index) -> NDArray[np.int64]:

@@ -31,6 +31,7 @@ from .reading import Reader
 from .samplers import Rows
 
 Read = Callable[[Rows, dict[int, str]], Iterable[Mapping[str, Any]]]
+FeaturesOf = Callable[[Mapping[str, Any], torch.device], Tensor]
 
 _FORMAT = 1  # raised when the same facts would be kept in another way
 _MISSING, _KEPT, _BAD = 0, 1, 2
@@ -70,6 +71,7 @@ def feature_cache(
     rows: Rows,
     *,
     read: Read,
+    features_of: FeaturesOf,
     weights: str,
     precision: str,
     cache: Path,
@@ -80,6 +82,7 @@ def feature_cache(
     network: a `FrozenFeatures`, on the device on which what is missing is computed; others wait for the
         process that is first. weights: its `cache_key()`.
     read: rows and a dict for the unreadable ones (row → reason) to batches with `images` and `index`.
+    features_of: such a batch to what the network's frozen part makes of it, float [B, …] on a device.
     precision: a name of the Trainer's; features are what the tower returns under it, nothing is rounded.
     Raises ConfigError for what can't be cached (see `feature_problems`), DataError where the disk has no room
     or the index does not know its files.
@@ -100,7 +103,7 @@ def feature_cache(
         build = _Build(directory, identity, rows)
         if len(build.missing):
             try:
-                _compute(build, network, read, device, precision, progress)
+                _compute(build, network, read, features_of, device, precision, progress)
             finally:
                 build.commit()
     return FeatureCache(directory)
@@ -224,12 +227,12 @@ def _compute(
     build: _Build,
     network: nn.Module,
     read: Read,
+    features_of: FeaturesOf,
     device: torch.device,
     precision: str,
     progress: Progress | None,
 ) -> None:
     """Every missing row through the tower, in eval mode and in the precision of the run."""
-    frozen: Any = network
     training, done, bad = network.training, build.total - len(build.missing), dict[int, str]()
     network.eval()
     try:
@@ -240,11 +243,7 @@ def _compute(
                 if bad:
                     build.leave_out(bad)
                 if len(batch["index"]):
-                    images = batch["images"]
-                    moved = (
-                        [one.to(device) for one in images] if isinstance(images, list) else images.to(device)
-                    )
-                    build.write(batch["index"].numpy(), frozen_features(frozen, moved))
+                    build.write(batch["index"].numpy(), features_of(batch, device))
                 if progress is not None:
                     progress(done, build.total)
     finally:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import lightning
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..images.augment import Augment
@@ -20,7 +21,7 @@ from ..indexes.table import Index
 from .captions import Columns
 from .dataset import ImageDataset, OnBadImage
 from .decoded import DecodedCache, decoded_cache
-from .features import FeatureCache, feature_cache, feature_problems
+from .features import FeatureCache, feature_cache, feature_problems, frozen_features
 from .kept import Progress
 from .loader import ImageLoader
 from .reading import ImageReader, Reader
@@ -98,6 +99,22 @@ class ImageDataModule(lightning.LightningDataModule):
         """What batches have besides images, index and columns; None for nothing."""
         return None
 
+    def features_of(self, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+        """float [B, …]: what the frozen part of the network makes of a batch with `images`."""
+        images, network = batch["images"], self.network
+        moved = [one.to(device) for one in images] if isinstance(images, list) else images.to(device)
+        return frozen_features(network, moved)  # type: ignore[arg-type]  # `feature_problems` has made sure
+
+    def feature_texts(self) -> Columns | None:
+        """What `features_of` reads of a batch besides its images; None for nothing."""
+        return None
+
+    def feature_key(self) -> str:
+        """What decides the features besides the images: the frozen weights, where they are cut."""
+        network: Any = self.network
+        key: str = network.cache_key()
+        return key
+
     def train_batches(self, rows: Rows, *, repeat: bool) -> EpochBatchSampler:
         """The batches of an epoch over the rows of the train split.
 
@@ -173,10 +190,10 @@ class ImageDataModule(lightning.LightningDataModule):
 
         def read(rows: Rows, bad: dict[int, str]) -> Iterable[Mapping[str, Any]]:
             missing = OrderedBatchSampler(rows, self.eval_batch_size, Shard())
-            dataset = self._dataset(augment, "skip")
+            dataset = self._dataset(augment, "skip", texts=self.feature_texts())
             return ImageLoader(dataset, missing, num_workers=self.num_workers, pin_memory=False, bad=bad)
 
-        self._cache_key = self._cache_key or network.cache_key()
+        self._cache_key = self._cache_key or self.feature_key()
         return feature_cache(
             self.reader(),
             self.input_spec,
@@ -184,6 +201,7 @@ class ImageDataModule(lightning.LightningDataModule):
             network,
             rows,
             read=read,
+            features_of=self.features_of,
             weights=self._cache_key,
             precision=self.precision,
             cache=self.cache_dir,

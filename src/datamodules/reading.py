@@ -67,6 +67,42 @@ class ImageReader:
 
 
 @dataclass(frozen=True, eq=False)
+class SeveralImages:
+    """The images of rows that may have several: `path` and the paths in `further_images`, as ImageReader."""
+
+    index: Index
+    channels: Literal[1, 3] = 3
+    backend: Backend = "fast"
+
+    def __call__(self, row: int) -> Tensor:
+        """See Reader: the first image."""
+        return self._one(row)
+
+    def decoded(self, row: int, data: bytes) -> Tensor:
+        """See Reader."""
+        return self._one.decoded(row, data)
+
+    def identity(self) -> str:
+        """Empty: which images there are is part of the Index."""
+        return ""
+
+    def further(self, row: int) -> list[Tensor]:
+        """uint8 [channels, H, W] of each image behind the first; ImageError names what can't be read."""
+        root, _ = self.index.location(row)
+        found = []
+        for path in _cell(self.index, "further_images", row) or ():
+            try:
+                found.append(decode(read_bytes(root, path), channels=self.channels, backend=self.backend))
+            except ImageError as error:
+                raise ImageError(f"its further image {path}: {error}") from error
+        return found
+
+    @property
+    def _one(self) -> ImageReader:
+        return ImageReader(self.index, self.channels, self.backend)
+
+
+@dataclass(frozen=True, eq=False)
 class InfraredReader:
     """Infrared images, and the visible ones they are compared with, as uint8 or through a radiometric map.
 

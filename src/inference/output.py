@@ -36,6 +36,15 @@ _OF_TASKS = (
     SCHEMA,
     pa.schema([("path", pa.string()), ("embedding", pa.list_(pa.float32(), 1))]),
     pa.schema([("path", pa.string()), ("text", pa.string())]),
+    pa.schema(
+        [
+            *SCHEMA,
+            ("text", pa.string()),
+            ("valid", pa.bool_()),
+            ("log_likelihood_real", pa.float32()),
+            ("log_likelihood_generated", pa.float32()),
+        ]
+    ),
 )
 """Predictions of all tasks, known again by their columns."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..indexes.messages import IMAGE
 from ..indexes.roles import GALLERY, resolved
 from ..indexes.table import Index
+from ..metrics.answers import chosen
 from ..metrics.thresholds import Thresholds
+from .answer import Answered
 
 DETECTION_SCHEMA = pa.schema(
     [
@@ -126,6 +129,57 @@ def caption_predictions(
     if "data" in taken.column_names:
         columns["data"] = taken.column("data").cast(pa.string())
     return pa.table(columns)
+
+
+def answer_predictions(
+    index: Index, found: Answered, thresholds: Thresholds, answers: Sequence[str]
+) -> pa.Table:
+    """Predictions of images that were asked whether they are real: the columns of a detector's, and `text`,
+    `valid` (whether that is one of the answers), `log_likelihoods` (of both) and `nll`, `tokens` of the right
+    one. A row that comes twice is kept once.
+    """
+    assert found.log_likelihoods is not None, "answers were judged"
+    scores = found.log_likelihoods.astype(np.float32)
+    table = detection_predictions(index, found.rows, scores[:, 1] - scores[:, 0], thresholds)
+    _, first = np.unique(found.rows, return_index=True)
+    texts = [found.texts[row] for row in first]
+    columns = {
+        "text": pa.array(texts, pa.string()),
+        "valid": pa.array([chosen(text, answers) is not None for text in texts], pa.bool_()),
+        "log_likelihoods": pa.array(scores[first].tolist(), pa.list_(pa.float32())),
+        "nll": pa.array(found.nll[first], pa.float64()),
+        "tokens": pa.array(found.tokens[first], pa.int64()),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def conversation_predictions(index: Index, found: Answered) -> pa.Table:
+    """Predictions of conversations: `question` (the last one), the right `answer`, `text`, and `nll` and
+    `tokens` of the right one. A row that comes twice is kept once.
+    """
+    rows, first = np.unique(found.rows, return_index=True)
+    taken = index.table.take(pa.array(rows))
+    columns = {
+        "index": pa.array(rows),
+        "path": taken.column("path").cast(pa.string()),
+        "split": taken.column("split").cast(pa.string()),
+        "question": pa.array([_asked(one) for one in taken.column("messages").to_pylist()], pa.string()),
+        "answer": pa.array([found.answers[row] for row in first], pa.string()),
+        "text": pa.array([found.texts[row] for row in first], pa.string()),
+        "nll": pa.array(found.nll[first], pa.float64()),
+        "tokens": pa.array(found.tokens[first], pa.int64()),
+    }
+    if "data" in taken.column_names:
+        columns["data"] = taken.column("data").cast(pa.string())
+    return pa.table(columns)
+
+
+def _asked(messages: Sequence[Mapping[str, str]]) -> str:
+    """The last question, without the marks of its images."""
+    asked = [one["content"] for one in messages if one["role"] == "user"]
+    return asked[-1].replace(IMAGE, " ").strip() if asked else ""
 
 
 def write_predictions(table: pa.Table, path: Path) -> None:

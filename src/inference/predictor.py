@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..errors import CheckpointError, ConfigError
-from ..modules.detection import DetectionModule
+from ..errors import CheckpointError
 from ..runs.directory import RunDirectory
 from ..runs.loading import Which, load_module
+from .answerer import Answerer
 from .captioner import Captioner
-from .detect import answers
+from .detector import Predictor
 from .embedder import Embedder, radiometry_of, takes_infrared
-from .items import InfraredItem, Item, read_item
-from .output import SCHEMA
-from .stream import Answering
 from .trained import Trained
-from .verdicts import Rule, Threshold, choose_rule
 
 
 def load(
@@ -34,7 +26,7 @@ def load(
     device: str | torch.device | None = None,
     allow_targets: Sequence[str] = (),
 ) -> Trained:
-    """The model of a run or checkpoint, ready to predict: by its task a Predictor, an Embedder, a Captioner.
+    """The model of a run or checkpoint, ready to predict: a Predictor, Embedder, Captioner or Answerer.
 
     device: where it runs; None takes cuda, then mps, then cpu. allow_targets: packages of yours that the
     run was built from; a checkpoint can't allow them itself. Raises CheckpointError for a damaged, pickled
@@ -59,52 +51,8 @@ def trained(
         return Embedder(module, config, known, module.device, radiometry, infrared)
     if config["task"] == "captioning":
         return Captioner(module, config, known, module.device)
-    fitted = None if file is None else _fitted_threshold(file)
-    return Predictor(module, config, known, module.device, fitted)
-
-
-@dataclass(frozen=True)
-class Predictor(Trained):
-    """A detector: `logit, probability, verdict, band` of images.
-
-    fitted_threshold: the logit above which these weights say `generated`, chosen on the run's validation
-        split; None where there is none.
-
-    threshold, wherever it is taken: where the verdict changes, `config` for model.thresholds.classification,
-    `fitted`, a probability, or None: fitted if there is one, else config. Arrays are uint8 [H, W] or
-    [H, W, 3].
-    """
-
-    fitted_threshold: float | None = None
-
-    def rule(self, threshold: Threshold | None = None) -> Rule:
-        """What makes verdicts and bands of logits; as text it says at which thresholds."""
-        return choose_rule(threshold, cast(DetectionModule, self.module).thresholds, self.fitted_threshold)
-
-    def described(self, threshold: Threshold | None = None) -> str:
-        """The rule."""
-        return str(self.rule(threshold))
-
-    def answering(self, threshold: Threshold | None = None) -> Answering:
-        """Logits, and what the rule says of them."""
-        module = cast(DetectionModule, self.module)
-        rule = self.rule(threshold)
-        return Answering(
-            read=partial(read_item, spec=module.input_spec, backend=self.config["data"]["decoder"]),
-            answer=partial(answers, module, device=self.device),
-            shape=(),
-            fields=list(SCHEMA)[1:],
-            columns=lambda logits: {"logit": logits, **rule.judge(logits)},
-        )
-
-    def embed(
-        self, images: Sequence[Item | InfraredItem], batch_size: int = 32, *, workers: int | None = None
-    ) -> NDArray[np.float32]:
-        """Raises ConfigError: a detector has no embeddings."""
-        raise ConfigError(
-            "this model detects: it says real or generated, and has no embeddings. Type .predict(images), or "
-            "load a run of retrieval (python train.py model=small_embedder)"
-        )
+    kind = Answerer if config["task"] == "vlm" else Predictor
+    return kind(module, config, known, module.device, None if file is None else _fitted_threshold(file))
 
 
 def best_device() -> torch.device:

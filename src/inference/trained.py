@@ -133,8 +133,8 @@ class Trained(ABC):
 def check_several(items: object, method: str) -> None:
     """DataError for a single item where several are expected."""
     if isinstance(items, str | Path) or (isinstance(items, np.ndarray) and items.ndim != 4):
-        done = {"predict": "predicted", "embed": "embedded", "caption": "captioned"}[method]
-        raise DataError(f"several items are {done}: put a single one into a list, {method}([item])")
+        done = {"predict": "predicted", "embed": "embedded", "caption": "captioned", "ask": "asked about"}
+        raise DataError(f"several items are {done[method]}: put a single one into a list, {method}([item])")
 
 
 def _unusable(bad: Bad, item: object) -> str:

@@ -64,6 +64,10 @@ class CaptioningModule(TextModule):
         self._seen: list[dict[str, Tensor]] = []
         self._written: dict[int, str] = {}
 
+    def encode_fn(self) -> Any:
+        """What the network makes of captions on the way to it: picklable, without weights."""
+        return self.net.encode_fn()  # type: ignore[operator]  # every captioner has one
+
     # -- what a batch is worth ------------------------------------------------------------------------------
 
     def compute_loss(self, visual: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from . import detection_sections as sections
 from .format import Interval
 from .history import Best, best
 from .run import Drawn, Found, RunReport, main_split, training_picture, what_chose, write_run_page
+from .written_answers import written
 
 
 def write_detection_report(source: RunReport, out: Path) -> Path:
@@ -27,6 +28,7 @@ def write_detection_report(source: RunReport, out: Path) -> Path:
         "images": {f"{name} images": len(table) for name, table in source.predictions.items()},
         "generators": generators,
         "evaluation": _evaluation(source, split, metrics, intervals),
+        "written": None if shown is None else written(str(split), metrics, shown),
         "wrong": None if shown is None else sections.wrong_images(shown, source.load_image),
     }
     limits = sections.undefined(source.predictions)

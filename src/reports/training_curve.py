@@ -68,6 +68,17 @@ CAPTIONING = (
     ),
     Panel("CIDEr-D", (("val/cider", SPLIT_COLOUR["val"], "-", 1.4),), True),
 )
+ANSWERS = (
+    DETECTION[0],
+    Panel(
+        "Answers written",
+        tuple(
+            (f"val/{name}", CYCLE[number], STYLES[number], 1.4)
+            for number, name in enumerate(("exact_match", "token_f1", "rouge_l"))
+        ),
+        True,
+    ),
+)
 
 
 def training_curves(

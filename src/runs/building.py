@@ -124,14 +124,16 @@ def build_datamodule(
     """The task's LightningDataModule over an Index, fed as the module's network wants it.
 
     The network itself goes along where its features are kept: data.cache=features; of one that reads texts,
-    what makes its inputs of them.
+    what makes its inputs of them; of one that is asked, the question.
     """
     node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}
     kept: dict[str, Any] = {}
     if node.get("cache") == "features":
         kept = {"network": module.net, "precision": str(config["trainer"]["precision"])}
-    if hasattr(module.net, "encode_fn"):
-        kept["encode"] = module.net.encode_fn()  # type: ignore[operator]
+    if hasattr(module, "encode_fn"):
+        kept["encode"] = module.encode_fn()  # type: ignore[operator]  # the task's own method
+    if hasattr(module, "question"):
+        kept["question"] = module.question
     return build(
         node,
         allow=config["allow_targets"],

@@ -27,6 +27,7 @@ Phase = Literal["training", "predicting"]
 
 _WHOLE = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 _LARGEST = 64  # images that are run; of a larger batch the memory is on a line through two smaller ones
+_CONVERSATION = 64  # tokens of a question that the data brings along
 _PROBE = (64, 64)  # shape of the parameter on which an optimizer shows what it keeps
 
 
@@ -38,7 +39,8 @@ class UnknownMemoryError(TapetumError):
 class MemoryEstimate:
     """Bytes at the peak of a step of one process.
 
-    batch: images of the step. weights: parameters and buffers. gradients: of what is trained, and DDP's copy
+    batch: images of the step. tokens: of the text that goes with each image, 0 for none; those of an image
+    itself are not counted. weights: parameters and buffers. gradients: of what is trained, and DDP's copy
     of them. optimizer: its states. activations: everything that a batch makes, the images included, as far
     as it is alive at the peak.
     """
@@ -49,6 +51,7 @@ class MemoryEstimate:
     gradients: int
     optimizer: int
     activations: int
+    tokens: int = 0
 
     @property
     def total(self) -> int:
@@ -66,7 +69,8 @@ class MemoryEstimate:
             if (value := getattr(self, name))
         )
         verb = "train" if self.phase == "training" else "predict"
-        return f"{size(self.total)} to {verb} on {self.batch} images ({parts})"
+        texts = f" with {self.tokens} tokens of text each" if self.tokens else ""
+        return f"{size(self.total)} to {verb} on {self.batch} images{texts} ({parts})"
 
 
 def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> MemoryEstimate:
@@ -75,6 +79,8 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
     net: the config's network on the meta device; it is used up. spec: its geometry, the user's changes
     included. Left out are what libraries take for themselves (a CUDA context about 0.5 GB, a process with
     torch about as much, workspaces of convolutions), averaged copies of the weights and torch.compile.
+    A network that reads texts says with `dry_step(images, length)` what a step costs; how long they will be
+    is a guess (`_tokens`), which the estimate names.
     Raises UnknownMemoryError where images keep different sizes, or the network needs pixels to run.
     """
     if spec.output_size is None:
@@ -88,7 +94,16 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
             weights = _bytes([*net.parameters(), *net.buffers()])
             gradients = _bytes([one for one in net.parameters() if one.requires_grad]) if trains else 0
             accumulates = (config["trainer"].get("accumulate_grad_batches") or 1) > 1
-            step = partial(_peak, net.train(trains), image, precision, trains=trains, accumulates=accumulates)
+            tokens = _tokens(config) if hasattr(net, "dry_step") else 0
+            step = partial(
+                _peak,
+                net.train(trains),
+                image,
+                precision,
+                trains=trains,
+                accumulates=accumulates,
+                tokens=tokens,
+            )
             peak = step(min(batch, _LARGEST))
             if batch > _LARGEST:
                 half = step(_LARGEST // 2)
@@ -103,6 +118,7 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
         gradients=copies * gradients,
         optimizer=round(gradients * _states(config)) if trains else 0,
         activations=max(0, peak - weights - gradients),
+        tokens=tokens,
     )
 
 
@@ -139,6 +155,7 @@ def _peak(
     *,
     trains: bool,
     accumulates: bool,
+    tokens: int,
 ) -> int:
     """Most bytes alive at once: the weights, and what two steps in Lightning's order make."""
     autocast = (
@@ -150,14 +167,23 @@ def _peak(
         for _ in range(2 if trains else 1):  # the gradients of a step live until the next one's backward
             images = torch.zeros((batch, *image), dtype=torch.uint8)
             with autocast:
-                outputs = [one for one in tree_leaves(net(images)) if isinstance(one, Tensor)]
+                made = net.dry_step(images, tokens) if tokens else net(images)  # type: ignore[operator]
+                outputs = [one for one in tree_leaves(made) if isinstance(one, Tensor)]
                 loss = torch.stack([one.float().mean() for one in outputs]).sum()
             if trains:
                 if not accumulates:
                     net.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-            del outputs, loss, images
+            del made, outputs, loss, images
     return storages.peak
+
+
+def _tokens(config: Mapping[str, Any]) -> int:
+    """Tokens of the text of an image, about: the question at two a word, and an answer at its longest."""
+    model = config["model"]
+    asked = model.get("prompt")
+    question = 0 if "prompt" not in model else _CONVERSATION if asked is None else 2 * len(asked.split()) + 8
+    return question + int(model["generation"]["max_new_tokens"])
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 TABLES = {
+    "vlm": ["kept features", "scored in one pass", "language model only", "answers of several tokens"],
     "captioning": ["kept features", "logits at labels", "in one batch", "flickr8k: left out"],
     "frozen": ["features computed", "features read", "LoRA, last 4 blocks", "memory, MB"],
     "gpu": ["frozen features", "LoRA on all blocks", "full fine-tuning", "share of 4,876"],

@@ -17,9 +17,16 @@ from commands.experiments import TINY, run
 from layouts import make_genimage
 
 CONF = Path(__file__).parents[2] / "conf"
-RENDERED = ("synthetic", "synthetic_generators", "synthetic_infrared", "synthetic_captions")
+RENDERED = (
+    "synthetic",
+    "synthetic_generators",
+    "synthetic_infrared",
+    "synthetic_captions",
+    "synthetic_vqa",
+)
 CAPTIONED = ("image_text_folder", "flickr30k", "flickr8k", "coco_captions", "caption_tars")
-OWN = ("infrared_folder", "identity_folder", "image_text_folder", "caption_tars")
+CONVERSATIONS = ("llava", "chat_jsonl", "hf_chat")
+OWN = ("infrared_folder", "identity_folder", "image_text_folder", "caption_tars", "chat_jsonl", "hf_chat")
 """Layouts of data of one's own, which nobody publishes."""
 FITTING = {
     "timm_backbone": ["model.net.name=test_resnet.r160_in1k"],
@@ -45,7 +52,7 @@ def test_every_generator_of_genimage_becomes_one_job(tmp_path, monkeypatch):
 def pairs():
     """Each model and each data set at least once: what is said of either does not depend on the other."""
     found = []
-    for task in ("detection", "captioning", "retrieval"):
+    for task in ("detection", "captioning", "retrieval", "vlm"):
         data = [one for one in option_names("data") if one not in RENDERED and _task_of_data(one) == task]
         models = [one for one in option_names("model") if _task_of_model(one) == task]
         number = max(len(models), len(data))
@@ -56,12 +63,16 @@ def pairs():
 def _task_of_data(name):
     if name in CAPTIONED:
         return "captioning"
+    if name in CONVERSATIONS:
+        return "vlm"
     return "retrieval" if "- _infrared" in (CONF / "data" / f"{name}.yaml").read_text() else "detection"
 
 
 def _task_of_model(name):
     if name.startswith(("pixel_llm", "clip_qwen", "clip_gpt2")):
         return "captioning"
+    if name.startswith(("instructblip", "qwen_vl_")):
+        return "vlm"
     return "retrieval" if "embedder" in name or name == "qwen_vl" else "detection"
 
 

@@ -26,6 +26,7 @@ from layouts import (
     make_aigcdetectbenchmark,
     make_aigibench,
     make_caption_tars,
+    make_chat_jsonl,
     make_cifake,
     make_coco_captions,
     make_community_forensics,
@@ -37,9 +38,11 @@ from layouts import (
     make_forensynths,
     make_genimage,
     make_hf,
+    make_hf_chat,
     make_identity_folder,
     make_image_text_folder,
     make_infrared_folder,
+    make_llava,
     make_llcm,
     make_manifest,
     make_regdb,
@@ -66,6 +69,8 @@ STAND_INS = {
     "tapetum.detectors.knn": {"backbone": "tiny-clip"},
     "tapetum.detectors.prompt": {"backbone": "tiny-clip"},
     "tapetum.embedders.qwen_vl": {"backbone": "tiny-qwen-vl"},
+    "tapetum.vlms.instructblip": {"backbone": "tiny-instructblip"},
+    "tapetum.vlms.qwen_vl": {"backbone": "tiny-qwen-vl"},
     "tapetum.captioners.clip_prefix": {"backbone": "tiny-clip", "language_model": "tiny-qwen3"},
 }
 RETRIEVAL = {
@@ -84,8 +89,10 @@ CAPTIONING = {
     "image_text_folder": make_image_text_folder,
     "caption_tars": make_caption_tars,
 }
+CONVERSATIONS = {"llava": make_llava, "chat_jsonl": make_chat_jsonl, "hf_chat": make_hf_chat}
 NEEDED |= {("data", name): ["model=small_embedder"] for name in (*RETRIEVAL, "synthetic_infrared")}
 NEEDED |= {("data", name): ["model=pixel_llm_small"] for name in (*CAPTIONING, "synthetic_captions")}
+NEEDED |= {("data", name): ["model=instructblip_small"] for name in (*CONVERSATIONS, "synthetic_vqa")}
 NEEDED |= {("model", "clip_gpt2"): ["model.net.language_model=${oc.env:TAPETUM_DATA}/tiny-gpt2"]}
 NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
 TINY = ["data.index.train=64", "data.index.test=32"]
@@ -108,12 +115,13 @@ def data(tmp_path_factory: pytest.TempPathFactory):
     make_wildrf(root / "wildrf")
     make_community_forensics(root / "community_forensics", train=24)
     make_drct(root / "drct", root / "MSCOCO")
-    for name, make in {**RETRIEVAL, **CAPTIONING}.items():
+    for name, make in {**RETRIEVAL, **CAPTIONING, **CONVERSATIONS}.items():
         make(root / name)
     tiny.clip(root / "tiny-clip")
     tiny.qwen_vl(root / "tiny-qwen-vl")
     tiny.qwen3(root / "tiny-qwen3")
     tiny.gpt2(root / "tiny-gpt2")
+    tiny.instructblip(root / "tiny-instructblip")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TAPETUM_DATA", str(root))
         yield root
@@ -166,6 +174,7 @@ def test_an_accelerator_that_is_not_there_is_said(data, option):
 
 TASK_OF_DATA = dict.fromkeys((*RETRIEVAL, "synthetic_infrared"), "retrieval")
 TASK_OF_DATA |= dict.fromkeys((*CAPTIONING, "synthetic_captions"), "captioning")
+TASK_OF_DATA |= dict.fromkeys((*CONVERSATIONS, "synthetic_vqa"), "vlm")
 
 
 def of_task(model: str) -> str:
@@ -182,13 +191,14 @@ def pairs() -> list[tuple[str, str]]:
         for source in option_names("data")
         for model in option_names("model")
         if of_task(model) == TASK_OF_DATA.get(source, "detection")
+        or (of_task(model) == "vlm" and source in ("synthetic", "genimage"))
     ]
 
 
 def needs(model: str, source: str) -> list[str]:
     found = [*NEEDED.get(("model", model), []), *NEEDED.get(("data", source), [])]
     return [
-        *(TINY if source in ("synthetic", "synthetic_captions") else []),
+        *(TINY if source in ("synthetic", "synthetic_captions", "synthetic_vqa") else []),
         *(one for one in found if not one.startswith("model=")),
     ]
 
@@ -208,6 +218,8 @@ def test_data_of_another_task_is_refused(data, source):
         if task == TASK_OF_DATA.get(source, "detection"):
             continue
         if (task, source) == ("captioning", "tars"):  # a caption may stand beside each image of an archive
+            continue
+        if task == "vlm" and source not in TASK_OF_DATA:  # real or generated is a question like any other
             continue
         other = composed(f"model={model}", f"data={source}", *needs(model, source))
 
@@ -240,6 +252,9 @@ OTHER = {
     "train.mode": None,
     "model.net.pretrained": "false",
     "model.net.backbone": "openai/clip-vit-base-patch16",
+    "model.net.dtype": "float32",
+    "model.net.language": None,  # frozen leaves nothing to train, trained wants other weights
+    "model.net.target_modules": "[k_proj]",
     "model.net.visual": None,  # patches need as many vectors as there are
     "model.net.adapter": "linear",
     "model.net.language_model": "${oc.env:TAPETUM_DATA}/tiny-gpt2",
@@ -262,6 +277,8 @@ def changed(key: str, value: Any) -> str | None:
         return f"{key}=train/loss"
     if key == "train.monitor" and value in METRICS["retrieval"]:
         return f"{key}=val/minp"
+    if isinstance(value, str) and value.startswith(("Salesforce/", "Qwen/Qwen2.5")):
+        return f"{key}=tiny:{'instructblip' if value.startswith('Sales') else 'qwen_vl'}"
     if key in OTHER:
         return OTHER[key] and f"{key}={OTHER[key]}"
     if isinstance(value, bool):

@@ -48,6 +48,7 @@ from layouts import (
     make_image,
     make_image_text_folder,
     make_infrared_folder,
+    make_llava,
     make_manifest,
     make_peer_list,
     make_solar_modules,
@@ -72,7 +73,7 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("train", " data="), (), ("data.limit=8", "data.num_workers=0"), "limit"),
     (
         ("train", " experiment="),
-        ("=synthetic_infrared", "=solar_modules", "=synthetic_captions"),
+        ("=synthetic_infrared", "=solar_modules", "=synthetic_captions", "=synthetic_vqa"),
         ("data.limit=8", "data.num_workers=0"),
         "limit",
     ),
@@ -89,6 +90,23 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("train", " experiment="), (), ("scheduler.warmup_epochs=0",), "limit: a warm-up within one epoch"),
     (("train", " experiment=infrared_resnet50"), (), ("model.net.pretrained=false",), "no hub"),
     (("train", " experiment=product_photo_detector"), (), ("model.net.pretrained=false",), "no hub"),
+    (
+        ("train", "instructblip_lora"),
+        ("model.net.backbone=", "instructblip_prompt"),
+        ("model.net.backbone=tiny:instructblip",),
+        "no hub",
+    ),
+    (
+        ("train", "qwen_vl_lora"),
+        ("model.net.backbone=",),
+        ("model.net.backbone=tiny:qwen_vl", "model.geometry.size=56"),
+        "no hub",
+    ),
+    (("train", "experiment=instructblip_lora"), (), ("trainer.val_check_interval=1",), "limit"),
+    (("train", "experiment=qwen_vl_lora"), (), ("trainer.val_check_interval=1",), "limit"),
+    (("train", "experiment=", "vl"), ("_vqa",), ("scheduler.warmup_steps=1",), "limit: a short warm-up"),
+    (("train", "experiment=instructblip"), (), ("scheduler.warmup_steps=1",), "limit: a short warm-up"),
+    (("train", "=synthetic_vqa"), (), ("data.index.train=64", "data.index.test=64"), "limit"),
     (("train", "wandb"), ("logger.wandb.mode",), ("logger.wandb.mode=offline",), "no account"),
 ]
 
@@ -486,6 +504,9 @@ def _write_data(folder: Path, text: str) -> None:
     if "pictures" in text:
         make_image_text_folder(folder / "pictures", splits={"": 24})
         make_flickr30k(folder / "flickr30k")
+    if "llava" in text:
+        make_llava(folder / "llava", two=False)
+        make_genimage(folder / "data" / "genimage")
     if "bench/" in text:
         _write_benchmarks(folder / "bench")
 

@@ -1,0 +1,1 @@
+"""A trained run leaves the house."""

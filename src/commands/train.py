@@ -197,7 +197,13 @@ class _Wired:
     ) -> None:
         import lightning
 
-        from ..runs.building import build_datamodule, build_module, build_network, parameter_counts
+        from ..runs.building import (
+            build_datamodule,
+            build_module,
+            build_network,
+            parameter_counts,
+            where_weights_go,
+        )
         from ..runs.checkpoints import AtomicCheckpointIO
         from ..runs.history import MetricsCsv
         from ..runs.hooks import skip_empty_hooks
@@ -206,7 +212,8 @@ class _Wired:
         from .trainer_parts import profiler
 
         self.run, self.config, self.checked, self.began = run, config, checked, began
-        self.net = build_network(config)
+        with where_weights_go(config):
+            self.net = build_network(config)
         self.module = build_module(config, self.net, learnt_from=task_of(config).learnt_from(checked.index))
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
@@ -231,6 +238,9 @@ class _Wired:
             config["name"], self.trainer.strategy.root_device, self.trainer.precision,
             _count(self.trainer.world_size, "process", "processes"), batch, f"{total:,}", f"{trainable:,}",
         )  # fmt: skip
+        if hasattr(self.net, "trained_parts"):
+            parts = self.net.trained_parts().items()  # type: ignore[operator]
+            log.info("trains: %s", ", ".join(f"{name} {count:,}" for name, count in parts))
         for note, count in checked.index.notes.items():
             log.info("%s: %s", note, f"{count:,}")
         for limit in checked.limits:

@@ -28,6 +28,8 @@ from .table import Listing
 COLUMNS: tuple[str, ...] = ("path", "split", "captions")
 
 _Field = NDArray[np.float32]
+NEW = "test images whose caption no training image has"
+"""The note that says how many there are."""
 _STAMP = "synthetic_captions.json"
 _RENDERED = 1  # raised when the same arguments would render other pixels or captions
 _GAP = 0.03  # between two shapes, and to the border of what a group has for itself; in widths of the image
@@ -73,7 +75,7 @@ def index(
     )
     return replace(
         below(listing, place),
-        notes={**listing.notes, "test images whose caption no training image has": new},
+        notes={**listing.notes, NEW: new},
     )
 
 

@@ -26,6 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NUMBERS = ("one", "two", "three", "four")
 WORDINGS = ("What is shown?", "What do you see?", "Describe the image.", "Say what there is.")
 
+_NEW = "test images of scenes that no training image shows"
 _SIDES = {
     "left of": "on the left",
     "right of": "on the right",
@@ -93,7 +94,10 @@ def index(
                     {"role": "assistant", "content": answer},
                 ]
             )
-    return Listing(to_table(columns), watched=images.watched, notes=images.notes)
+    notes = dict(images.notes)
+    new = notes.pop(synthetic_captions.NEW)  # whose caption, which nobody is asked for here
+    notes |= {_NEW: new} if held_out else {}
+    return Listing(to_table(columns), watched=images.watched, notes=notes)
 
 
 def ask(rng: np.random.Generator, scene: Scene, kind: Kind) -> tuple[str, str]:
@@ -113,9 +117,11 @@ def ask(rng: np.random.Generator, scene: Scene, kind: Kind) -> tuple[str, str]:
         colour, shape = near[int(rng.integers(len(near)))]
         return f"Is there a {colour} {shape}?", "no"
     if kind == "shape":
-        return f"What shape is {meant.colour}?", meant.shape
+        which = meant.colour if other else "shown"
+        return f"What shape is {which}?", meant.shape
     if kind == "number":
-        return f"How many shapes are {meant.colour}?", NUMBERS[meant.count - 1]
+        which = meant.colour if other else "there"
+        return f"How many shapes are {which}?", NUMBERS[meant.count - 1]
     if other is None or scene.relation is None:
         return "What colour are the shapes?", meant.colour
     relation = scene.relation if first else _OPPOSITE[scene.relation]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,17 @@ def build_datamodule(
         progress=progress,
         **kept,
     )
+
+
+def where_weights_go(config: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Around `build_network` in training: large models are read straight onto the device of this process.
+
+    Only those of the task vlm: what is drawn rather than read would be drawn otherwise on a GPU.
+    """
+    asked, cuda = config["trainer"]["accelerator"], torch.cuda.is_available()
+    if config["task"] == "vlm" and cuda and asked in ("auto", "gpu", "cuda"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return nullcontext()
 
 
 def parameter_counts(net: nn.Module) -> tuple[int, int]:

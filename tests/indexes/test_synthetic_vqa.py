@@ -42,6 +42,10 @@ def answered(question: str, caption: str) -> str:
         first, second = SIDES[question]
         assert told["relation"] in (first, second)
         return str(groups[0 if told["relation"] == first else 1][0])
+    if question in ("What shape is shown?", "How many shapes are there?"):
+        ((_, shape, count),) = groups
+        number = next(word for word, number in NUMBERS.items() if number == count)
+        return str(shape) if question.startswith("What") else number
     if question.startswith("What shape is"):
         ((shape,),) = [[shape for colour, shape, _ in groups if colour == words[-1]]]
         return str(shape)

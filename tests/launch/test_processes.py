@@ -163,3 +163,29 @@ def test_two_processes_learn_captions_as_one(tmp_path, captions):
     figures = [json.loads((run / "metrics.json").read_text()) for run in made.values()]
     for name in ("val/loss", "val/rouge_l", "best/val/loss", "test/loss", "run/steps"):
         assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-5), name
+
+
+def test_two_processes_learn_answers_as_one(tmp_path):
+    """Answers of one word and sentences fall to the two; validation judges and writes each image once."""
+    common = [
+        *("model=instructblip_lora", "model.net.backbone=tiny:instructblip", "model.net.dropout=0.0"),
+        *("data=synthetic_vqa", "data.index.train=14", "data.index.test=6", "data.index.descriptions=1"),
+        *("data.val_fraction=0.25", "data.cache=none", "data.num_workers=0", "optimizer=sgd"),
+        *("optimizer.lr=0.5", "scheduler=constant", "trainer.max_epochs=2"),
+    ]
+    made = {}
+    for name, own in (
+        ("one", ["accelerator=cpu", "data.batch_size=6"]),
+        ("two", ["accelerator=cpu_ddp", "data.batch_size=3"]),
+    ):
+        assert main(["train", *common, *own, f"paths.outputs={tmp_path / name}"]) == 0
+        (made[name],) = (config.parent for config in (tmp_path / name).glob("vlm/*/*/config.yaml"))
+    states = {
+        name: read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for name, run in made.items()
+    }
+    assert any("lora_B" in name and value.abs().max() > 1e-4 for name, value in states["one"].items())
+    for name, value in states["one"].items():
+        assert torch.allclose(states["two"][name], value, atol=1e-5, rtol=0), name
+    figures = [json.loads((run / "metrics.json").read_text()) for run in made.values()]
+    for name in ("val/loss", "val/exact_match", "best/val/loss", "test/loss", "run/steps"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-5), name

@@ -9,6 +9,9 @@ tokens, with a key-value cache). memory: peak of a training step with the langua
 computed again, with those of the whole model (its input embeddings hooked, as transformers does it), and with
 none, in processes of their own.
 
+--shuffled RUN: the test answers of a run of experiment=synthetic_vqa, and those that it gives where every
+image is swapped for another one's; then only what can be guessed from the question is left.
+
 Goals: training at least 1.4 times and evaluation at least 1.8 times as fast from kept features; scoring at
 least 3 times as fast as generation; less memory than with the whole model's hook.
 """
@@ -42,6 +45,9 @@ def main() -> int:
     """Two ratios of speed from features, one of scoring, one of memory."""
     if sys.argv[1:2] == ["--peak"]:
         print(json.dumps(_peak(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))))
+        return 0
+    if sys.argv[1:2] == ["--shuffled"]:
+        _shuffled(sys.argv[2])
         return 0
     small = quick(__doc__)
     with tempfile.TemporaryDirectory() as scratch:
@@ -177,6 +183,33 @@ def _answers(place: Path, small: bool) -> Goal:
         [[name, f"{median(seconds[name]):.3f}"] for name in names],
     )
     return Goal("answers scored, times generated", ratio(seconds, WRITTEN, SCORED), ">=", SCORING_BAR, "x")
+
+
+def _shuffled(run: str) -> None:
+    import tapetum
+    from tapetum.metrics.answers import answer_metrics
+    from tapetum.runs.building import build_datamodule, build_index
+
+    loaded = tapetum.load(run)
+    module: Any = loaded.module
+    index = build_index(loaded.config)
+    data = build_datamodule(loaded.config, index, module)
+    batches = list(data.eval_dataloader("test"))
+    images = torch.cat([batch["images"] for batch in batches])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    rows = []
+    for name, shown in (("own images", images), ("another's images", images[order])):
+        texts: list[str] = []
+        start = 0
+        with torch.inference_mode():
+            for batch in batches:
+                own = shown[start : start + len(batch["index"])].to(loaded.device)
+                start += len(own)
+                prompts = {key: value.to(loaded.device) for key, value in batch["prompts"].items()}
+                texts += module.net.generate(module.net(own, prompts), prompts, module.generation).texts
+        answers = [text for batch in batches for text in batch["texts"]]
+        rows.append([name, f"{answer_metrics(texts, answers)['exact_match']:.3f}"])
+    table(f"{len(images)} test answers of {run}", ["", "right"], rows)
 
 
 # --- memory ---

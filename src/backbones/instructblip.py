@@ -238,6 +238,11 @@ def preprocessing(backbone: str = DEFAULT) -> Preprocessing:
     )
 
 
+def can_read(backbone: str) -> bool:
+    """Whether both tokenizers of an InstructBLIP are on this machine."""
+    return all(whole_models.has_tokenizer(backbone, _KIND, folder) for folder in ("", QFORMER_TOKENIZER))
+
+
 def check_weights(backbone: str, pretrained: bool | str) -> None:
     """Raise CheckpointError where a tokenizer, or weights that are wanted, are neither here nor on the hub.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -146,13 +147,11 @@ def encode(tower: nn.Module, images: Tensor) -> Tensor:
     count, _, height, width_ = images.shape
     rows, columns = token_grid(config, height, width_)
     levels = len(getattr(config, "deepstack_visual_indexes", ()))
-    if not has_values(images):  # how many patches an image has is read from a tensor inside
-        if not images.is_meta and any(value.requires_grad for value in tower.parameters()):
-            raise NotImplementedError("the vision tower, which trains, reads its grid from a tensor")
-        return images.new_empty((count, rows * columns, (1 + levels) * width(tower)))
     grid = [1, height // config.patch_size, width_ // config.patch_size]
     thw = torch.tensor([grid] * count, device=images.device)
-    out = tower(patches(images, config), grid_thw=thw)
+    found = patches(images, config)
+    given = {} if has_values(images) else _read_inside(len(found), config, images.device)
+    out = tower(found, grid_thw=thw, **given)
     parts = [out.pooler_output, *(out.deepstack_features if levels else ())]
     return torch.cat([part.view(count, rows * columns, -1) for part in parts], dim=-1)
 
@@ -185,6 +184,26 @@ def patches(images: Tensor, config: Any) -> Tensor:
     cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, rows, columns, merge, merge, C, p, p]
     cut = cut.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, frames, -1, -1)
     return cut.reshape(count * rows * columns * merge * merge, channels * frames * patch * patch)
+
+
+def _read_inside(count: int, config: Any, device: torch.device) -> dict[str, Any]:
+    """What the tower reads from its grid, for `count` patches of images without values (`runs.memory`).
+
+    All patches see each other: the attention that is used keeps no scores, so that windows and images take
+    the same memory. Its bounds are NumPy's, which have values where tensors have none.
+    """
+    bounds = np.array([0, count], np.int32)
+    given: dict[str, Any] = {
+        "position_ids": torch.zeros(count, 2, dtype=torch.long, device=device),
+        "cu_seqlens": bounds,
+    }
+    if hasattr(config, "window_size"):  # Qwen2.5-VL
+        tokens = torch.arange(count // config.spatial_merge_size**2, device=device)
+        given |= {"window_index": tokens, "cu_window_seqlens": bounds}
+    if hasattr(config, "num_position_embeddings"):  # Qwen3-VL: of four learnt places the mean
+        places = torch.zeros(count, 4, dtype=torch.long, device=device)
+        given |= {"interp_indices": places, "interp_weights": torch.zeros(count, 4, device=device)}
+    return given
 
 
 def width(tower: nn.Module) -> int:

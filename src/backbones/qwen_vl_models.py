@@ -161,6 +161,11 @@ def tokenizer(backbone: str = DEFAULT) -> PreTrainedTokenizerBase:
     return found
 
 
+def can_read(backbone: str) -> bool:
+    """Whether the tokenizer of a Qwen-VL is on this machine."""
+    return whole_models.has_tokenizer(backbone, _KIND)
+
+
 def check_weights(backbone: str, pretrained: bool | str) -> None:
     """Raise CheckpointError where tokenizer or weights are neither here nor on the hub; nothing is read."""
     whole_models.check_weights(backbone, _KIND, pretrained)

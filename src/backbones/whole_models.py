@@ -96,6 +96,12 @@ def tokenizer(name: str, what: Kind, folder: str = "") -> PreTrainedTokenizerBas
     return found
 
 
+def has_tokenizer(name: str, what: Kind, folder: str = "") -> bool:
+    """Whether a tokenizer is on this machine, so that none need be fetched."""
+    inside = f"{folder}/" if folder else ""
+    return any(repository.find(name, inside + one, what) for one in VOCABULARIES)
+
+
 def check_weights(name: str, what: Kind, pretrained: bool | str) -> None:
     """Raise CheckpointError where a tokenizer, or weights that are wanted, are neither here nor on the hub.
 

@@ -108,9 +108,9 @@ class PixelLLM(nn.Module):
         """See `TextDecoder.loss`."""
         return self.decoder.loss(visual, inputs)
 
-    def dry_step(self, images: Tensor, length: int) -> Tensor:
-        """See `TextDecoder.dry_loss`."""
-        return self.decoder.dry_loss(self(images), length)
+    def dry_step(self, images: Tensor, asked: int, answered: int) -> Tensor:
+        """See `TextDecoder.dry_loss`: of a caption every token is learnt."""
+        return self.decoder.dry_loss(self(images), asked + answered)
 
     def generate(self, visual: Tensor, generation: Generation) -> Generated:
         """See `TextDecoder.generate`."""

@@ -44,6 +44,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     from ..indexes.walk import MissingFolder
     from ..runs.building import build_index, build_network_on_meta, parameter_counts
     from ..runs.memory import UnknownMemoryError, estimate
+    from ..tasks import task_of
     from .preflight import Preflight, hardware_problems, index_problems, network_problems
     from .trackers import tracker_problems
 
@@ -84,7 +85,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     except TapetumError as error:
         raise ConfigError(str(error)) from error
     else:
-        problems = index_problems(config, index)
+        problems = index_problems(config, index) or task_of(config).fits(config, lambda: net, index)
         if problems:
             raise ConfigError(problems)
         plan["data"] = {"root": places(config), "counts": index.counts(), "notes": dict(index.notes)}

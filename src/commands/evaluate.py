@@ -78,7 +78,7 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
             loaded.module,
             directory,
             title=f"{config['name']} on {name}",
-            known=own.read_metrics(),
+            known=_known(own.read_metrics(), overrides),
             trained_on=str(loaded.metadata["index"]),
         )
 
@@ -137,6 +137,12 @@ def with_data(
             copy_key(key, other.config, config)
     check_config(Composed(config={**config, "weights": None, "resume": None}, choices=other.choices))
     return config, other.choices["data"] if swaps else data_name(config)
+
+
+def _known(metrics: dict[str, float], overrides: Sequence[str]) -> dict[str, float]:
+    """Figures of the run that its weights take along: no threshold where another question is asked."""
+    asks = any(key in ("model.prompt", "model.answers", "model.answer_score") for key in _keys(overrides))
+    return {name: value for name, value in metrics.items() if not asks or name != "val/threshold"}
 
 
 def _answering(task: str) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ _FOR_RUNS = (
     "trainer.precision",
 )
 _ANSWERING = tuple(sorted({key for keys in ANSWERING.values() for key in keys}))
+_ASKING = ("model.prompt", "model.answers", "model.answer_score")
 _LACKS = {
     "model.thresholds.": "gives no verdicts, and has no thresholds",
     "model.generation.": "writes no texts, and has no model.generation",
@@ -113,6 +114,8 @@ def from_run(run: str, overrides: Sequence[str] = (), takes: str | None = None) 
         config["model"] = {**config["model"], "answers": None}  # those of the run belong to its own question
     check_config(Composed({**config, "weights": None, "resume": None}, {}), need_files=False)
     task_of(config).adjust(predictor.module, config)
+    if any(key.startswith(_ASKING) for key in keys):
+        predictor = predictor.without_threshold()  # which validation chose for the run's own question
     return _placed(predictor)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ def preflight(config: Mapping[str, Any]) -> Preflight:
         problems += index_problems(config, index)
     if problems or index is None:
         raise ConfigError(problems)
+    if problems := task_of(config).fits(config, partial(build_network_on_meta, config), index):
+        raise ConfigError(problems)
     return Preflight.of(config, index)
 
 
@@ -107,8 +110,8 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
     if net is not None and config["model"]["fit"] and parameter_counts(net)[1] == 0:
         problems.append(
             "no parameter of model.net is trainable, so there is nothing to fit: unfreeze a part "
-            "(model.net.freeze=false, beside a language model model.net.language=lora), or evaluate it as it "
-            "is with model.fit=false"
+            f"({'model.net.language=lora' if hasattr(net, 'parts') else 'model.net.freeze=false'}), or "
+            "evaluate it as it is with model.fit=false"
         )
     if net is not None:
         problems += size_problems(config, net)

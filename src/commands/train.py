@@ -51,6 +51,7 @@ def train(composed: Composed, *, command: str = "") -> float | None:
     from ..runs.directory import RunDirectory, create_run
     from ..runs.lock import held
     from ..runs.resume import find_resumed
+    from ..tasks import task_of
     from .console import console
     from .preflight import preflight
     from .resuming import take_up
@@ -58,6 +59,7 @@ def train(composed: Composed, *, command: str = "") -> float | None:
     config: dict[str, Any] = {**composed.config, "resume": None}
     resume = composed.config["resume"]
     checked = preflight(config)
+    config = task_of(config).settled(config, checked.index)
     resumed = find_resumed(resume, config) if resume else None
     if config["trainer"].get("fast_dev_run"):
         with tempfile.TemporaryDirectory() as scratch:

@@ -251,7 +251,7 @@ METRICS: dict[str, dict[str, str]] = {
         "val/ap": "max",
         "val/real_accuracy": "max",
         "val/fake_accuracy": "max",
-        "val/generated_accuracy": "max",
+        "val/written_accuracy": "max",
         "val/invalid": "min",
         "val/exact_match": "max",
         "val/token_f1": "max",

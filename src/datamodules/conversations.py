@@ -46,6 +46,12 @@ class Question:
     answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, value in (("prompt", self.prompt), *(("answers", one) for one in self.answers)):
+            if not isinstance(value, str):
+                raise ConfigError(
+                    f"model.{name} has {value!r}, which is no text: put it in quotes, such as "
+                    "\"model.answers=['yes','no']\""
+                )
         problems = []
         if not self.prompt.strip():
             problems.append("model.prompt is empty: type a question, such as 'Is this image real?'")

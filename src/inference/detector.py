@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,10 @@ class Predictor(Trained):
     """
 
     fitted_threshold: float | None = None
+
+    def without_threshold(self) -> Self:
+        """The same without `fitted_threshold`."""
+        return replace(self, fitted_threshold=None)
 
     def rule(self, threshold: Threshold | None = None) -> Rule:
         """What makes verdicts and bands of logits; as text it says at which thresholds."""

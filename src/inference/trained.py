@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning
 import numpy as np
@@ -110,6 +110,10 @@ class Trained(ABC):
         parts = self.stream(images.paths, batch_size, workers=workers, threshold=threshold)
         schema = self.answering(threshold).schema("path")
         return write_parts(parts, schema, images, output, progress)
+
+    def without_threshold(self) -> Self:
+        """The same without a threshold that validation chose."""
+        return self
 
     @abstractmethod
     def embed(

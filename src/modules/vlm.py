@@ -97,7 +97,7 @@ class VLMModule(TextModule):
         net.check_size(size)
         encode = net.encode_fn(size)
         if self.question is not None and self.question.answers:
-            encode.candidates(self.question.asked(), self.question.answers)
+            check_answers(encode, self.question, net.max_target_token_length)
         return encode
 
     @property
@@ -199,20 +199,32 @@ class VLMModule(TextModule):
             rows = sorted(written)
             texts, right = [written[row] for row in rows], [answers[row] for row in rows]
             if "labels" in seen and self.question is not None:
-                figures |= generated_metrics(texts, right, self.question.answers)
+                figures |= written_metrics(texts, right, self.question.answers)
             else:
                 figures |= answer_metrics(texts, right)
         self.log_dict({**{f"val/{name}": value for name, value in figures.items()}, **self._when()})
 
 
-def generated_metrics(texts: Sequence[str], right: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
-    """Of written answers to a question with known ones: `generated_accuracy`, where one that is neither is
+def written_metrics(texts: Sequence[str], right: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
+    """Of written answers to a question with known ones: `written_accuracy`, where one that is neither is
     wrong, and `invalid`, the share of those.
     """
     said, meant = ([chosen(text, answers) for text in several] for several in (texts, right))
     hits = [one is not None and one == answer for one, answer in zip(said, meant, strict=True)]
     count = max(1, len(texts))
-    return {"generated_accuracy": sum(hits) / count, "invalid": sum(one is None for one in said) / count}
+    return {"written_accuracy": sum(hits) / count, "invalid": sum(one is None for one in said) / count}
+
+
+def check_answers(encode: Any, asked: Question, longest: int) -> None:
+    """Raise ConfigError for answers that the tokenizer does not tell apart, or that would be cut."""
+    lengths = [len(one) for one in encode.candidates(asked.asked(), asked.answers)]
+    for answer, length in zip(asked.answers, lengths, strict=True):
+        if length + 1 > longest:
+            raise ConfigError(
+                f"the answer {answer!r} of model.answers takes {length} tokens and its end, and "
+                f"model.net.max_target_token_length={longest} would cut it: type "
+                f"model.net.max_target_token_length={length + 1} or more"
+            )
 
 
 def question(prompt: str | None, answers: Sequence[str] | None) -> Question | None:

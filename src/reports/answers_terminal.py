@@ -33,6 +33,6 @@ def written_line(metrics: Mapping[str, float]) -> list[str]:
     if split is None:
         return []
     return [
-        f"{split}, as written: accuracy {number(metrics[f'{split}/generated_accuracy'])}, neither answer "
+        f"{split}, as written: accuracy {number(metrics[f'{split}/written_accuracy'])}, neither answer "
         f"{percent(metrics[f'{split}/invalid'])}; the table goes by the likelihood of both answers"
     ]

@@ -36,9 +36,9 @@ def written(split: str, metrics: Mapping[str, float], table: pa.Table) -> Writte
     odd = Counter(table.filter(pc.invert(table["valid"]))["text"].to_pylist())
     return Written(
         [metrics[f"{split}/{name}"] for name in _FIGURES],
-        [metrics[f"{split}/generated_{name}"] for name in _FIGURES],
+        [metrics[f"{split}/written_{name}"] for name in _FIGURES],
         metrics[f"{split}/invalid"],
-        metrics[f"{split}/generated_accuracy_valid"],
+        metrics[f"{split}/written_accuracy_valid"],
         [(_short(text), count) for text, count in odd.most_common(_EXAMPLES)],
     )
 

@@ -156,7 +156,8 @@ def where_weights_go(config: Mapping[str, Any]) -> AbstractContextManager[Any]:
     """
     asked, cuda = config["trainer"]["accelerator"], torch.cuda.is_available()
     if config["task"] == "vlm" and cuda and asked in ("auto", "gpu", "cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        rank, devices = int(os.environ.get("LOCAL_RANK", "0")), config["trainer"]["devices"]
+        return torch.device("cuda", devices[rank] if isinstance(devices, list | tuple) else rank)
     return nullcontext()
 
 

@@ -79,8 +79,8 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
     net: the config's network on the meta device; it is used up. spec: its geometry, the user's changes
     included. Left out are what libraries take for themselves (a CUDA context about 0.5 GB, a process with
     torch about as much, workspaces of convolutions), averaged copies of the weights and torch.compile.
-    A network that reads texts says with `dry_step(images, length)` what a step costs; how long they will be
-    is a guess (`_tokens`), which the estimate names.
+    A network that reads texts says with `dry_step(images, asked, answered)` what a step costs; how long they
+    will be is a guess (`_texts`), which the estimate names.
     Raises UnknownMemoryError where images keep different sizes, or the network needs pixels to run.
     """
     if spec.output_size is None:
@@ -94,7 +94,7 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
             weights = _bytes([*net.parameters(), *net.buffers()])
             gradients = _bytes([one for one in net.parameters() if one.requires_grad]) if trains else 0
             accumulates = (config["trainer"].get("accumulate_grad_batches") or 1) > 1
-            tokens = _tokens(config) if hasattr(net, "dry_step") else 0
+            texts = _texts(config) if hasattr(net, "dry_step") else ()
             step = partial(
                 _peak,
                 net.train(trains),
@@ -102,7 +102,7 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
                 precision,
                 trains=trains,
                 accumulates=accumulates,
-                tokens=tokens,
+                texts=texts,
             )
             peak = step(min(batch, _LARGEST))
             if batch > _LARGEST:
@@ -118,7 +118,7 @@ def estimate(net: nn.Module, config: Mapping[str, Any], spec: InputSpec) -> Memo
         gradients=copies * gradients,
         optimizer=round(gradients * _states(config)) if trains else 0,
         activations=max(0, peak - weights - gradients),
-        tokens=tokens,
+        tokens=sum(texts),
     )
 
 
@@ -139,12 +139,23 @@ def _fake(net: nn.Module, precision: str) -> Iterator[None]:
     if precision in _WHOLE:
         net.to(_WHOLE[precision])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        net.to_empty(device="cpu")
+        _empty(net)
         torch.set_default_dtype(_WHOLE.get(precision, before))  # as Lightning does around a step
         try:
             yield
         finally:
             torch.set_default_dtype(before)
+
+
+def _empty(net: nn.Module) -> None:
+    """`to_empty`, which gives tied weights (a language model's embeddings and its output) a storage each."""
+    places = list(net.named_parameters(remove_duplicate=False))
+    net.to_empty(device="cpu")
+    kept: dict[int, nn.Parameter] = {}
+    for name, before in places:
+        module, _, own = name.rpartition(".")
+        owner = net.get_submodule(module)
+        setattr(owner, own, kept.setdefault(id(before), getattr(owner, own)))
 
 
 def _peak(
@@ -155,7 +166,7 @@ def _peak(
     *,
     trains: bool,
     accumulates: bool,
-    tokens: int,
+    texts: tuple[int, ...],
 ) -> int:
     """Most bytes alive at once: the weights, and what two steps in Lightning's order make."""
     autocast = (
@@ -167,7 +178,7 @@ def _peak(
         for _ in range(2 if trains else 1):  # the gradients of a step live until the next one's backward
             images = torch.zeros((batch, *image), dtype=torch.uint8)
             with autocast:
-                made = net.dry_step(images, tokens) if tokens else net(images)  # type: ignore[operator]
+                made = net.dry_step(images, *texts) if texts else net(images)  # type: ignore[operator]
                 outputs = [one for one in tree_leaves(made) if isinstance(one, Tensor)]
                 loss = torch.stack([one.float().mean() for one in outputs]).sum()
             if trains:
@@ -178,12 +189,12 @@ def _peak(
     return storages.peak
 
 
-def _tokens(config: Mapping[str, Any]) -> int:
-    """Tokens of the text of an image, about: the question at two a word, and an answer at its longest."""
+def _texts(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tokens of an image's question, about two a word, and of its answer, or caption, at its longest."""
     model = config["model"]
     asked = model.get("prompt")
     question = 0 if "prompt" not in model else _CONVERSATION if asked is None else 2 * len(asked.split()) + 8
-    return question + int(model["generation"]["max_new_tokens"])
+    return question, int(model["generation"]["max_new_tokens"])
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,14 @@ class Task(ABC):
     @abstractmethod
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
         """What keeps this Index from being learnt from as the config has it."""
+
+    def settled(self, config: dict[str, Any], index: Index) -> dict[str, Any]:
+        """The config as this Index decides it, before a run is made of it."""
+        return config
+
+    def fits(self, config: Mapping[str, Any], build: Callable[[], Any], index: Index) -> list[str]:
+        """What keeps the network, which `build` makes on the meta device, from reading this Index."""
+        return []
 
     def learnt_from(self, index: Index) -> dict[str, Any]:
         """Arguments of the task's module that the training data decide."""

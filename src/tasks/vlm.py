@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from ..backbones.generation import Generation
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..evaluation.detection import Interval
 from ..evaluation.paired import Judged
 from ..evaluation.vlm import (
@@ -19,17 +19,19 @@ from ..evaluation.vlm import (
     intervals,
     is_judged,
     of_conversations,
-    of_generated,
+    of_generators,
     of_likelihood,
+    of_written,
     prior_of,
     read_answers,
 )
+from ..images.geometry import with_geometry
 from ..indexes.messages import IMAGE
 from ..indexes.table import Index
 from ..inference.answer import answer
 from ..inference.predictions import answer_predictions, conversation_predictions
 from ..metrics.thresholds import Thresholds
-from ..modules.vlm import question
+from ..modules.vlm import check_answers, question
 from ..reports.answers import write_answers_report
 from ..reports.answers_terminal import baseline_table, written_line
 from ..reports.run import RunReport
@@ -42,14 +44,15 @@ _OF_JUDGED = frozenset(
     f"val/{name}"
     for name in (
         *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ap"),
-        *("real_accuracy", "fake_accuracy", "generated_accuracy", "invalid"),
+        *("real_accuracy", "fake_accuracy", "written_accuracy", "invalid"),
     )
 )
 _OF_WRITTEN = frozenset(
-    f"val/{name}" for name in ("exact_match", "token_f1", "rouge_l", "generated_accuracy", "invalid")
+    f"val/{name}" for name in ("exact_match", "token_f1", "rouge_l", "written_accuracy", "invalid")
 )
 _OF_CONVERSATIONS = frozenset(f"val/{name}" for name in ("exact_match", "token_f1", "rouge_l"))
 _SAMPLES = 24
+_LOOKED_AT = 5000  # conversations
 
 
 class VLM(Task):
@@ -61,10 +64,21 @@ class VLM(Task):
         """The generators of judged images; of conversations nothing."""
         return DETECTION.facts(index) if _judges(index) else {}
 
+    def settled(self, config: dict[str, Any], index: Index) -> dict[str, Any]:
+        """Without a question where the data bring theirs, so that no run is asked what it never learnt."""
+        if _judges(index):
+            return config
+        return {**config, "model": {**config["model"], "prompt": None, "answers": None}}
+
     def problems(self, config: Mapping[str, Any], index: Index) -> list[str]:
         """No question where one is needed, and figures that choose the checkpoint and are not there."""
         model, monitor = config["model"], config["train"]["monitor"]
         problems = []
+        if not _judges(index) and index.table.column("messages").null_count:
+            problems.append(
+                "some of these data sets have conversations and some have labels alone: train on one kind at "
+                "a time"
+            )
         if _judges(index):
             try:
                 asked = question(model["prompt"], model["answers"])
@@ -96,6 +110,35 @@ class VLM(Task):
             )
         return problems
 
+    def fits(self, config: Mapping[str, Any], build: Callable[[], Any], index: Index) -> list[str]:
+        """Questions and conversations that the network can't read; nothing where its tokenizer is not here.
+
+        Of many conversations so many as take a second are looked at.
+        """
+        net = build()
+        if not net.can_read():
+            return []
+        spec = with_geometry(net.input_spec, config["model"]["geometry"])
+        try:
+            encode = net.encode_fn(spec.output_size)
+            if _judges(index):
+                asked = question(config["model"]["prompt"], config["model"]["answers"])
+                if asked is None or not asked.answers:
+                    return []
+                check_answers(encode, asked, net.max_target_token_length)
+                encode([asked.answered(0), asked.answered(1)])
+                return []
+        except (ConfigError, DataError) as error:
+            return list(error.problems) if isinstance(error, ConfigError) else [f"model.prompt: {error}"]
+        step = max(1, len(index) // _LOOKED_AT)
+        for row in range(0, len(index), step):
+            try:
+                encode([index.table.column("messages")[row].as_py()])
+            except (ConfigError, DataError) as error:
+                said = "; ".join(error.problems) if isinstance(error, ConfigError) else str(error)
+                return [f"the conversation about {index.location(row)[1]} (row {row} of the index): {said}"]
+        return []
+
     def adjust(self, module: Any, config: Mapping[str, Any]) -> None:
         """What is asked, how it is answered, and where verdicts change."""
         model = config["model"]
@@ -125,7 +168,8 @@ class VLM(Task):
         metrics = DETECTION.figures(judged, module, known=known) if judged else {}
         for split, table in predictions.items():
             if split in judged:
-                found = {**of_likelihood(table), **of_generated(table, module.question.answers)}
+                answers = module.question.answers
+                found = {**of_likelihood(table), **of_generators(table), **of_written(table, answers)}
             else:
                 found = of_conversations(table)
             metrics |= {f"{split}/{name}": value for name, value in found.items()}

@@ -83,7 +83,7 @@ class InstructBlip(VisionLanguageModel):
         if problems:
             raise ConfigError(problems)
         self.backbone_name, self.pretrained = backbone, pretrained
-        self.parts, self.pseudo_word = parts, pseudo_word
+        self.parts, self.pseudo_word, self.quantization = parts, pseudo_word, quantization
         self.gradient_checkpointing = gradient_checkpointing
         config: Any = instructblip.read_config(backbone)
         places, queries = config.text_config.max_position_embeddings, config.num_query_tokens
@@ -97,9 +97,7 @@ class InstructBlip(VisionLanguageModel):
         model: Any = instructblip.create(
             backbone, pretrained=pretrained, dtype=dtype, quantization=quantization
         )
-        # What a model's own generation_config.json says (sampling, other ends) would fill what is not given.
-        for one in (model, model.language_model):
-            one.generation_config = type(one.generation_config)()
+        self.forget_generation(model, model.language_model)
         if projector == "trained":
             model.language_projection.float()
         if language == "lora":
@@ -254,13 +252,13 @@ class InstructBlip(VisionLanguageModel):
             value = states[:, : queries.shape[1]]
         return value
 
-    def blank(self, images: Tensor, length: int) -> dict[str, Tensor]:
-        """See `VisionLanguageModel`."""
-        queries = int(self.plain.config.num_query_tokens)
-        asked = torch.zeros(len(images), length, dtype=torch.long, device=images.device)
-        ids = torch.zeros(len(images), queries + length, dtype=torch.long, device=images.device)
-        there = {"qformer_attention_mask": torch.ones_like(asked), "attention_mask": torch.ones_like(ids)}
-        return {"input_ids": ids, "qformer_input_ids": asked, **there}
+    def blank(self, images: Tensor, asked: int, answered: int) -> dict[str, Tensor]:
+        """See `VisionLanguageModel`. The Q-Former is shown the question alone."""
+        length = int(self.plain.config.num_query_tokens) + asked + answered
+        question = torch.zeros(len(images), asked, dtype=torch.long, device=images.device)
+        ids = torch.zeros(len(images), length, dtype=torch.long, device=images.device)
+        there = {"qformer_attention_mask": torch.ones_like(question), "attention_mask": torch.ones_like(ids)}
+        return {"input_ids": ids, "qformer_input_ids": question, **there}
 
     # --- the language model ---
 
@@ -348,6 +346,14 @@ class InstructBlip(VisionLanguageModel):
         words = {id(word) for word in self._words()}
         named = self.model.named_parameters()
         return [value for name, value in named if "lora_" not in name and id(value) not in words]
+
+    def can_read(self) -> bool:
+        """See `VisionLanguageModel`."""
+        return instructblip.can_read(self.backbone_name)
+
+    def check_weights(self) -> None:
+        """Raise CheckpointError where weights or tokenizers are neither here nor on the hub."""
+        instructblip.check_weights(self.backbone_name, self.pretrained)
 
     def peft_directory(self, prefix: str = "") -> dict[str, Any]:
         """How a checkpoint's weights become the directory that PEFT itself loads (`runs.checkpoints`).

@@ -158,7 +158,7 @@ class InstructBlipEncoder:
             asked = next((turn["content"] for turn in turns if turn["role"] == "user"), "")
             raise DataError(
                 f"InstructBLIP is asked about one image, and the conversation {asked[:60]!r} shows {shown}: "
-                + ("put <image> in front of the question" if not shown else "take model=qwen_vl for several")
+                + ("put <image> in front of the question" if not shown else "for several: model=qwen_vl_lora")
             )
         return self._joined(turns)
 

@@ -36,6 +36,8 @@ class VisionLanguageModel(KeepsFrozen, ABC):
     pretrained: bool | str
     parts: Mapping[str, Part]
     gradient_checkpointing: bool
+    quantization: str | None
+    max_target_token_length: int
 
     @property
     def plain(self) -> Any:
@@ -171,9 +173,9 @@ class VisionLanguageModel(KeepsFrozen, ABC):
         return self.score(self(images, prompts), prompts, encode.candidates(asked, candidates))
 
     @abstractmethod
-    def blank(self, images: Tensor, length: int) -> dict[str, Tensor]:
-        """Inputs of one image each and `length` tokens of text, without values: `input_ids` and what else is
-        read, int64 on the device of the images.
+    def blank(self, images: Tensor, asked: int, answered: int) -> dict[str, Tensor]:
+        """Inputs of one image each without values: `input_ids` and what else is read, int64 on the device of
+        the images. asked, answered: tokens of the question and of the answer.
         """
 
     def check_size(self, size: tuple[int, int] | None) -> None:
@@ -188,16 +190,16 @@ class VisionLanguageModel(KeepsFrozen, ABC):
     def check_cut(self) -> None:
         """Raise ConfigError where nothing is frozen of which features could be kept."""
 
-    def dry_step(self, images: Tensor, length: int) -> Tensor:
-        """A scalar that costs what a step on images and texts of `length` tokens does (`runs.memory`).
+    def dry_step(self, images: Tensor, asked: int, answered: int) -> Tensor:
+        """A scalar that costs what a step on images and texts does, whatever is in them (`runs.memory`).
 
-        For tensors that have shapes and no values, so that what there is hangs on no mask: a quarter of the
-        text counts as answer.
+        asked, answered: tokens of a question, and of its answer, which alone are learnt.
+        For tensors that have shapes and no values: which logits there are hangs on no mask.
         """
-        inputs = self.blank(images, length)
+        inputs = self.blank(images, asked, answered)
         places = torch.zeros_like(self.positions(inputs))
         hidden = self.states(self(images, inputs), inputs, positions=places)
-        answers = hidden[:, -max(1, length // 4) :].flatten(0, 1)
+        answers = hidden[:, -answered:].flatten(0, 1)
         labels = torch.zeros(len(answers), dtype=torch.long, device=images.device)
         return nll(self.head, answers, labels).sum()
 
@@ -215,8 +217,30 @@ class VisionLanguageModel(KeepsFrozen, ABC):
         """What was pretrained, and may learn at a rate of its own (`optim.groups`): all but adapters."""
         return [value for name, value in self.model.named_parameters() if "lora_" not in name]
 
+    def forget_generation(self, *models: Any) -> None:
+        """For the constructor: what a model's own generation_config.json says (sampling, other ends) would
+        fill what is not given. It is kept for `merged`.
+        """
+        self._published = [(one, one.generation_config) for one in models]
+        for one in models:
+            one.generation_config = type(one.generation_config)()
+
+    @abstractmethod
+    def can_read(self) -> bool:
+        """Whether the tokenizer's files are on this machine, so that `encode_fn` fetches nothing."""
+
     def merged(self) -> nn.Module:
-        """transformers' own model that computes the same: adapters are added to the weights, in place."""
+        """transformers' own model that computes the same: adapters are added to the weights, in place.
+
+        Raises ConfigError for weights in four bits.
+        """
+        if self.quantization is not None:
+            raise ConfigError(
+                f"model.net.quantization={self.quantization}: adapters are not added to weights of four "
+                "bits; export the adapter alone (merge=false), and load it on the base in bfloat16"
+            )
+        for one, generation in self._published:
+            one.generation_config = generation
         if self.parts["language"] == "lora":
             self.model = adapters.merged(self.model)  # type: ignore[arg-type]  # a PeftModel
             self.parts = {**self.parts, "language": "frozen"}

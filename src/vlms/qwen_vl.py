@@ -69,7 +69,7 @@ class QwenVL(VisionLanguageModel):
         super().__init__()
         self.parts: dict[str, Part] = {"vision": vision, "projector": projector, "language": language}
         problems = part_problems(self.parts, dtype, quantization, float32=())
-        self.backbone_name, self.pretrained = backbone, pretrained
+        self.backbone_name, self.pretrained, self.quantization = backbone, pretrained, quantization
         self.max_target_token_length = max_target_token_length
         self.gradient_checkpointing = gradient_checkpointing
         config: Any = qwen_vl_models.read_config(backbone)
@@ -95,8 +95,7 @@ class QwenVL(VisionLanguageModel):
                 quantization, dtype, pretrained=pretrained, keep=("visual", "model.visual")
             ),
         )
-        # What a model's own generation_config.json says (sampling, other ends) would fill what is not given.
-        whole.generation_config = type(whole.generation_config)()
+        self.forget_generation(whole)
         self.model: nn.Module = whole
         pieces = _pieces(whole.model.visual)
         if language == "lora":
@@ -205,10 +204,11 @@ class QwenVL(VisionLanguageModel):
         normalized = (self.normalize.mean, self.normalize.std)
         return weights_hash(tower.state_dict().items(), sorted(figures.items()), normalized)
 
-    def blank(self, images: Tensor, length: int) -> dict[str, Tensor]:
+    def blank(self, images: Tensor, asked: int, answered: int) -> dict[str, Tensor]:
         """As VisionLanguageModel."""
         grid = qwen_vl.token_grid(self.plain.config.vision_config, *images.shape[-2:])
-        ids = torch.zeros(len(images), grid[0] * grid[1] + length, dtype=torch.long, device=images.device)
+        length = grid[0] * grid[1] + asked + answered
+        ids = torch.zeros(len(images), length, dtype=torch.long, device=images.device)
         grids = torch.tensor([grid] * len(images), device=images.device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "image_grid": grids}
 
@@ -291,6 +291,10 @@ class QwenVL(VisionLanguageModel):
         assert size is not None
         rows, columns = qwen_vl.token_grid(self.plain.config.vision_config, *size)
         self._check_room(rows * columns, max_new_tokens)
+
+    def can_read(self) -> bool:
+        """As VisionLanguageModel."""
+        return qwen_vl_models.can_read(self.backbone_name)
 
     def check_weights(self) -> None:
         """Raise CheckpointError where weights or tokenizer are neither here nor on the hub."""

@@ -86,7 +86,7 @@ def test_a_seed_writes_the_same_bytes(directory, tmp_path):
 
 
 def test_preparation_is_that_of_the_processor_in_either_layout(directory, changed):
-    expected = (InputSpec((64, 64), "squash", interpolation="bicubic"), CLIP)
+    expected = (InputSpec((48, 48), "squash", interpolation="bicubic"), CLIP)
     assert instructblip.preprocessing(str(directory)) == expected
     place = changed("processor_config.json")
     whole = json.loads((directory / "processor_config.json").read_text())
@@ -102,7 +102,7 @@ def test_preparation_is_that_of_the_processor_in_either_layout(directory, change
     ("values", "said"),
     [
         ({"num_query_tokens": 32}, "num_query_tokens=32, and the Q-Former has 8 queries"),
-        ({"image_processor__size": {"height": 224, "width": 224}}, "and the vision tower takes 64x64"),
+        ({"image_processor__size": {"height": 224, "width": 224}}, "and the vision tower takes 48x48"),
         ({"image_processor__do_normalize": False}, "does not normalise pixels"),
         ({"image_processor__resample": 9}, "resample=9"),
     ],

@@ -159,6 +159,8 @@ def test_every_option_composes_and_fits(data, group, option):
     assert found["choices"][group] == option
     assert isinstance(found["data"], dict), found["data"]
     assert (found["parameters"]["trainable"] > 0) == found["config"]["model"]["fit"]
+    assert isinstance(found["memory"], dict), found["memory"]
+    assert (found["memory"]["tokens"] > 0) == (found["task"] in ("captioning", "vlm"))
 
 
 @pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))

@@ -54,7 +54,7 @@ def asked(tmp_path_factory):
 
 def test_a_detection_set_is_judged_generator_by_generator_and_answered(judged):
     metrics = json.loads((judged / "metrics.json").read_text())
-    names = {"accuracy", "precision", "recall", "f1", "auroc", "ap", "loss", "invalid", "generated_accuracy"}
+    names = {"accuracy", "precision", "recall", "f1", "auroc", "ap", "loss", "invalid", "written_accuracy"}
     assert {f"test/{name}" for name in names} <= metrics.keys()
     assert any(name.startswith("test/generator/") and name.endswith("/auroc") for name in metrics)
     assert any(name.startswith("test/generator/") and name.endswith("/invalid") for name in metrics)
@@ -81,7 +81,11 @@ def test_predict_gives_verdicts_texts_and_likelihoods(judged, photos, tmp_path, 
     source = next(iter(sorted(photos.rglob("val/ai"))))
     assert run("predict", str(judged), str(source), str(tmp_path / "out.csv")) == 0
     rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
-    assert "Is this image real or AI-generated?" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Is this image real or AI-generated?" in said
+    other = ["model.answers=[photo,painting]"]
+    assert run("predict", str(judged), str(source), str(tmp_path / "other.csv"), *other) == 0
+    assert "fitted" not in capsys.readouterr().out, "a threshold belongs to its question"
     for row in rows:
         logit = float(row["log_likelihood_generated"]) - float(row["log_likelihood_real"])
         assert float(row["logit"]) == pytest.approx(logit, abs=1e-4)
@@ -111,7 +115,9 @@ def test_evaluate_takes_other_data_and_another_question(judged, tmp_path):
     (made,) = judged.glob("evaluations/cifake-*")
     config = (made / "config.yaml").read_text()
     assert "prompt: Real?" in config
-    assert "test/auroc" in json.loads((made / "metrics.json").read_text())
+    found = json.loads((made / "metrics.json").read_text())
+    assert "test/auroc" in found
+    assert "test/accuracy_tuned" not in found, "the run's threshold is of its own question"
 
 
 def test_an_exported_adapter_and_a_merged_model_answer_as_the_run_does(judged, photos, tmp_path, capsys):
@@ -174,6 +180,9 @@ def test_a_run_on_conversations_says_what_has_to_be_beaten(asked, capsys):
 
 def test_a_run_on_conversations_is_asked_when_it_predicts(asked, photos, tmp_path, capsys):
     source = next(iter(sorted(photos.rglob("val/ai"))))
+    assert run("predict", str(asked), str(source), str(tmp_path / "a.csv")) == 2
+    assert "this model was trained on conversations, and nothing is asked" in capsys.readouterr().err
+    assert "prompt: null" in (asked / "config.yaml").read_text()
     assert run("predict", str(asked), str(source), str(tmp_path / "a.csv"), "model.prompt=How many?") == 0
     row = next(csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8")))
     assert list(row) == ["path", "text"]
@@ -209,6 +218,7 @@ def test_qwen_vl_answers_through_the_same_commands(photos, tmp_path):
 
     whole = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "whole")
     assert whole.config.text_config.vocab_size > 100
+    assert whole.generation_config.eos_token_id is not None
 
 
 def test_several_images_in_a_conversation_are_shown_to_a_qwen_vl(tmp_path):
@@ -221,8 +231,11 @@ def test_several_images_in_a_conversation_are_shown_to_a_qwen_vl(tmp_path):
 def test_an_instructblip_says_that_it_is_shown_one_image(tmp_path, capsys):
     root = make_llava(tmp_path / "root", splits=True)
     words = (*LORA, "data=llava", f"data.root={root}", f"paths.outputs={tmp_path}")
-    assert run("train", *TINY, *words) == 1
-    assert "image" in capsys.readouterr().err
+    assert run("train", *TINY, *words) == 2
+    said = capsys.readouterr().err
+    assert "InstructBLIP is asked about one image" in said
+    assert "of the index)" in said
+    assert not vlm_runs(tmp_path)
 
 
 def test_the_strategies_of_the_guide_are_kept(photos, tmp_path):
@@ -245,6 +258,17 @@ def test_the_strategies_of_the_guide_are_kept(photos, tmp_path):
         ((*LORA, "model.answers=[real,'']"), "answer 2 of model.answers is empty"),
         ((*LORA, "model.answers=[real,Real]"), "are the same word"),
         ((*LORA, "model.answers=[a,b,c]"), "are 3: two"),
+        ((*LORA, "model.answers=[true,false]"), "which is no text: put it in quotes"),
+        (
+            (*LORA, "model.answers=['an authentic photo','fake']", "model.net.max_target_token_length=2"),
+            "would cut it",
+        ),
+        ((*LORA, "model.prompt='<image> or <image>?'"), "is asked about one image"),
+        ((*LORA, "model.net.max_length=20"), "the answer would be cut off"),
+        (
+            ("model=instructblip_prompt", LORA[1], "model.prompt='Real?'"),
+            "the word that is learnt",
+        ),
         ((*LORA, "model.answer_score=best"), "unknown value model.answer_score=best"),
         ((*LORA, "train.monitor=val/exact_match", "train.mode=max"), "is not measured on images with labels"),
         ((*LORA, "model.net.target_modules=[qkv]"), "qkv"),

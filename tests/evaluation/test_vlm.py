@@ -17,8 +17,8 @@ from tapetum.evaluation.vlm import (
     intervals,
     is_judged,
     of_conversations,
-    of_generated,
     of_likelihood,
+    of_written,
     prior_of,
     read_answers,
 )
@@ -72,30 +72,30 @@ def test_written_answers_are_scored_as_sklearn_scores_classes():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 60)
     said = rng.integers(0, 2, 60)
-    found = of_generated(judged([ANSWERS[one] for one in said], labels), ANSWERS)
-    assert found["generated_accuracy"] == pytest.approx(accuracy_score(labels, said))
-    assert found["generated_precision"] == pytest.approx(precision_score(labels, said))
-    assert found["generated_recall"] == pytest.approx(recall_score(labels, said))
-    assert found["generated_f1"] == pytest.approx(f1_score(labels, said))
+    found = of_written(judged([ANSWERS[one] for one in said], labels), ANSWERS)
+    assert found["written_accuracy"] == pytest.approx(accuracy_score(labels, said))
+    assert found["written_precision"] == pytest.approx(precision_score(labels, said))
+    assert found["written_recall"] == pytest.approx(recall_score(labels, said))
+    assert found["written_f1"] == pytest.approx(f1_score(labels, said))
     assert found["invalid"] == 0
 
 
 def test_an_answer_that_is_neither_is_wrong_and_counted_apart():
-    found = of_generated(judged(["real", "who knows", "Fake.", ""], [0, 0, 1, 1]), ANSWERS)
-    assert found["generated_accuracy"] == 0.5
-    assert found["generated_accuracy_valid"] == 1.0
+    found = of_written(judged(["real", "who knows", "Fake.", ""], [0, 0, 1, 1]), ANSWERS)
+    assert found["written_accuracy"] == 0.5
+    assert found["written_accuracy_valid"] == 1.0
     assert found["invalid"] == 0.5
-    assert found["generated_recall"] == 0.5
-    nothing = of_generated(judged(["?", "?"], [0, 1]), ANSWERS)
-    assert math.isnan(nothing["generated_precision"])
-    assert math.isnan(nothing["generated_accuracy_valid"])
+    assert found["written_recall"] == 0.5
+    nothing = of_written(judged(["?", "?"], [0, 1]), ANSWERS)
+    assert math.isnan(nothing["written_precision"])
+    assert math.isnan(nothing["written_accuracy_valid"])
 
 
 def test_written_answers_are_scored_generator_by_generator():
     table = judged(["real", "fake", "fake", "hm"], [0, 1, 0, 1], ["ADM", "ADM", "VQDM", "VQDM"])
-    found = of_generated(table, ANSWERS)
-    assert found["generator/ADM/generated_accuracy"] == 1.0
-    assert found["generator/VQDM/generated_accuracy"] == 0.0
+    found = of_written(table, ANSWERS)
+    assert found["generator/ADM/written_accuracy"] == 1.0
+    assert found["generator/VQDM/written_accuracy"] == 0.0
     assert found["generator/VQDM/invalid"] == 0.5
 
 

@@ -5,7 +5,7 @@ import torch
 from tapetum.errors import ConfigError
 from tapetum.metrics.answers import answer_metrics
 from tapetum.metrics.binary import binary_metrics
-from tapetum.modules.vlm import VLMModule, generated_metrics
+from tapetum.modules.vlm import VLMModule, written_metrics
 
 from modules.retrieval_parts import trainer_for
 from modules.vlm_parts import ASKED, answerer, conversations, data_for, labelled, network
@@ -98,10 +98,10 @@ def test_accumulated_batches_are_one_large_batch_although_answers_differ_in_leng
 
 
 def test_what_is_neither_answer_is_wrong_and_counted():
-    found = generated_metrics(
+    found = written_metrics(
         ["real", "Fake.", "perhaps", ""], ["real", "real", "fake", "real"], ["real", "fake"]
     )
-    assert found == {"generated_accuracy": 0.25, "invalid": 0.5}
+    assert found == {"written_accuracy": 0.25, "invalid": 0.5}
 
 
 def test_a_frozen_tower_stays_in_eval_while_the_adapters_train(asked, tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tapetum.backbones import bpe, tiny
 from tapetum.config.build import build
 from tapetum.config.compose import compose
 from tapetum.config.overrides import prepare
-from tapetum.images.geometry import InputSpec
+from tapetum.images.geometry import InputSpec, with_geometry
+from tapetum.indexes.caption_grammar import scenes
 from tapetum.optim.build import build_optimizer
 from tapetum.runs.building import build_network, build_network_on_meta
 from tapetum.runs.memory import MemoryEstimate, UnknownMemoryError, estimate, size
@@ -15,6 +17,23 @@ from torch.profiler import ProfilerActivity, profile
 
 TOLERANCE, WORKSPACE = 0.1, 5e6  # of the measured peak; bytes that a convolution takes for itself
 RESNET = ("model=timm_backbone", "model.net.name=test_resnet.r160_in1k", "model.net.size=64")
+CAPTIONER = ("model=pixel_llm_small", "model.net.vocabulary=300", "model.net.max_caption_length=32")
+SHORT = ("data.batch_size=16", "model.net.max_target_token_length=16")  # of answers, which are cut there
+BLIP = ("model=instructblip_lora", "model.net.backbone=tiny:instructblip", *SHORT)
+QWEN = ("model=qwen_vl_lora", "model.net.backbone=tiny:qwen_vl", "model.geometry.size=56", *SHORT)
+AGAIN = "model.net.gradient_checkpointing=true"
+SIGHT = ("model.net.vision=trained", "model.net.projector=trained")
+TASKS = {
+    "captioner": (*CAPTIONER, "data.batch_size=16"),
+    "embedder": ("model=small_embedder", "data.batch_size=32"),
+    "frozen tower": ("model=qwen_vl", "model.net.backbone=tiny:qwen_vl", "model.net.size=56"),
+    "InstructBLIP": ("model=instructblip_small", *SHORT),
+    "InstructBLIP, LoRA": BLIP,
+    "InstructBLIP, again": (*BLIP, AGAIN),
+    "Qwen-VL, LoRA": QWEN,
+    "Qwen-VL, again": (*QWEN, AGAIN),
+    "Qwen-VL, sight": (*QWEN, *SIGHT),
+}
 
 
 def config(*overrides):
@@ -24,21 +43,52 @@ def config(*overrides):
 def estimated(*overrides, spec=None):
     made = config(*overrides)
     net = build_network_on_meta(made)
-    return estimate(net, made, spec or net.input_spec)
+    return estimate(net, made, spec or with_geometry(net.input_spec, made["model"]["geometry"]))
 
 
-def measured(*overrides):
+def conversations(net, size, batch, tokens):
+    """Encoded for images of `size`: a question and an answer, which is cut, of so many tokens together."""
+    encode = net.encode_fn(size)
+    for words in range(1, tokens):
+        said = [
+            {"role": "user", "content": "<image>\n" + "is " * words},
+            {"role": "assistant", "content": "no " * tokens},
+        ]
+        inputs = encode([said])
+        if (inputs["input_ids"] != net.plain.config.image_token_id).sum() == tokens:
+            return encode([said] * batch)
+    raise AssertionError(f"no question makes {tokens} tokens")
+
+
+def step_of(net, made, size, tokens):
+    """The loss of images as the task's module has it, with real texts of so many tokens."""
+    batch = made["data"]["batch_size"]
+    if made["task"] == "vlm":
+        inputs = conversations(net, size, batch, tokens)
+        return lambda images: net.loss(net(images, inputs), inputs).total
+    if made["task"] == "captioning":
+        inputs = net.encode_fn()(["a red circle " * tokens] * batch)
+        assert inputs["input_ids"].shape == (batch, tokens)
+        return lambda images: net.loss(net(images), inputs).total
+    return lambda images: net(images).float().mean()
+
+
+def measured(*overrides, tokens=0):
     """Bytes at the peak of two real steps: the weights, and what the allocator handed out meanwhile."""
     made = config(*overrides)
+    if "vocabulary" in made["model"]["net"]:
+        words = bpe.learn(map(str, scenes(1, 4)), made["model"]["net"]["vocabulary"])
+        made["model"]["net"]["tokenizer"] = words
     net = build_network(made).train()
     optimizer = build_optimizer(build(made["optimizer"]), net)
-    spec, batch = net.input_spec, made["data"]["batch_size"]
+    spec, batch = with_geometry(net.input_spec, made["model"]["geometry"]), made["data"]["batch_size"]
+    step = step_of(net, made, spec.output_size, tokens)
     half = made["trainer"]["precision"] == "bf16-mixed"
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         for _ in range(2):
             images = torch.zeros((batch, spec.channels, *spec.output_size), dtype=torch.uint8)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = net(images).float().mean()
+                loss = step(images)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -67,6 +117,29 @@ def measured(*overrides):
 def test_the_estimate_is_within_a_tenth_of_what_a_training_took(overrides):
     expected = pytest.approx(measured(*overrides), rel=TOLERANCE, abs=WORKSPACE)
     assert estimated(*overrides).total == expected
+
+
+@pytest.mark.parametrize("overrides", TASKS.values(), ids=TASKS)
+def test_so_it_is_in_every_task_for_texts_as_long_as_it_says(overrides):
+    found = estimated(*overrides)
+    assert found.total == pytest.approx(measured(*overrides, tokens=found.tokens), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl"])
+def test_so_it_is_for_each_qwen(tmp_path, model_type):
+    backbone = tiny.qwen_vl(tmp_path / model_type, model_type=model_type)
+    size = 64 if model_type == "qwen3_vl" else 56
+    overrides = (*QWEN, *SIGHT, f"model.net.backbone={backbone}", f"model.geometry.size={size}")
+    found = estimated(*overrides)
+    assert found.total == pytest.approx(measured(*overrides, tokens=found.tokens), rel=TOLERANCE)
+
+
+def test_weights_that_are_two_things_at_once_are_counted_once():
+    net = build_network(config(*CAPTIONER))
+    assert net.decoder.plain.lm_head.weight is net.decoder.plain.transformer.wte.weight
+    found = estimated(*CAPTIONER)
+    assert found.weights == sum(one.nbytes for one in [*net.parameters(), *net.buffers()])
+    assert found.gradients == sum(one.nbytes for one in net.parameters())
 
 
 def test_weights_gradients_and_states_are_counted_exactly():

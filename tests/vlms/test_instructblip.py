@@ -11,7 +11,7 @@ from tapetum.errors import ConfigError, DataError
 from tapetum.vlms.instructblip import InstructBlip
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
-SIZE = (64, 64)
+SIZE = (48, 48)
 QUESTIONS = {
     "Is this image real or fake? Answer with one word.": "real",
     "How many shapes are there?": "two purple zebras",
@@ -244,7 +244,7 @@ def test_bad_conversations_are_refused_with_what_they_say(directory, plain):
     answer = {"role": "assistant", "content": "red"}
     with pytest.raises(DataError, match="'What is it\\?' shows 0: put <image>"):
         encode([[{"role": "user", "content": "What is it?"}, answer]])
-    with pytest.raises(DataError, match="shows 2: take model=qwen_vl"):
+    with pytest.raises(DataError, match="shows 2: for several: model=qwen_vl_lora"):
         encode([[{"role": "user", "content": "<image><image>What is it?"}, answer]])
     with pytest.raises(DataError, match=r"the answer ' ' to .* has no token to learn from"):
         encode([[{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": " "}]])
@@ -265,8 +265,8 @@ def test_the_encoder_travels_to_workers_and_knows_its_size(plain):
     encode = plain.encode_fn(SIZE)
     again = pickle.loads(pickle.dumps(encode))(CONVERSATIONS)
     assert all(torch.equal(value, again[name]) for name, value in encode(CONVERSATIONS).items())
-    with pytest.raises(ConfigError, match="takes images of 64x64 pixels, not 32x64"):
-        plain.encode_fn((32, 64))
+    with pytest.raises(ConfigError, match="takes images of 48x48 pixels, not 32x48"):
+        plain.encode_fn((32, 48))
 
 
 # --- what trains ---
@@ -286,7 +286,7 @@ def test_adapters_alone_have_gradients_and_frozen_parts_stay_in_eval(directory, 
         "vision": 0,
         "Q-Former": 0,
         "projector": 0,
-        "language model": 2 * 2 * 8 * (64 + 64),
+        "language model": 2 * 2 * 8 * (96 + 96),
     }
     assert not net.plain.qformer.training
     assert not net.plain.vision_model.training
@@ -340,7 +340,7 @@ def test_recomputed_activations_change_no_gradient(directory, images):
 
 
 def test_kept_features_say_what_live_images_say(directory, images):
-    for parts, shape in (({}, (3, 8, 64)), ({"qformer": "trained"}, (3, 65, 64))):
+    for parts, shape in (({}, (3, 8, 96)), ({"qformer": "trained"}, (3, 37, 96))):
         net = made(directory, **parts).eval()
         inputs = net.encode_fn(SIZE)(CONVERSATIONS)
         kept = net.frozen_features(images, inputs)
@@ -488,7 +488,7 @@ def test_room_for_an_answer_is_asked_for_before_anything_is_written(directory, p
     with pytest.raises(ConfigError, match="more than the 512 places"):
         plain.generate(plain(images, prompts), prompts, Generation(max_new_tokens=500))
     none = {name: value[:0] for name, value in prompts.items()}
-    assert plain.generate(torch.zeros(0, 8, 64), none, Generation()).texts == []
+    assert plain.generate(torch.zeros(0, 8, 96), none, Generation()).texts == []
 
 
 # --- the learned word ---
@@ -525,12 +525,12 @@ def test_the_learned_word_alone_has_gradients_and_starts_as_the_mean_word(direct
     asked = [[{"role": "user", "content": "<image>Is this real [*]?"}, CONVERSATIONS[0][1]]]
     inputs = net.encode_fn(SIZE)(asked)
     vectors = {name: value for name, value in net.named_parameters() if value.requires_grad}
-    assert {value.shape for value in vectors.values()} == {(1, 64)}
+    assert {value.shape for value in vectors.values()} == {(1, 96)}
     text = oracle.language_model.get_input_embeddings().weight
     own = net.plain.language_model.get_input_embeddings().vector
     assert torch.allclose(own[0], text.mean(0), atol=1e-6)
     kept = net.frozen_features(images[:1], inputs)  # behind the vision tower: the Q-Former reads the word
-    assert kept.shape == (1, 65, 64)
+    assert kept.shape == (1, 37, 96)
     before = loss_of(net, images[:1], inputs)
     assert torch.allclose(net.forward_features(kept, inputs), net(images[:1], inputs))
     before.sum().backward()

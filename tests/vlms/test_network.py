@@ -5,7 +5,7 @@ import torch
 from tapetum.backbones import tiny
 from tapetum.vlms.instructblip import InstructBlip
 
-SIZE = (64, 64)
+SIZE = (48, 48)
 LONG = ["a real photo", "a real drawing", "a fake", "a real photo of two red circles", "no"]
 
 

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
     place = export(paths[0], paths[1], merge=merge == "true", allow_targets=allow)
     console.print(f"written {place}", highlight=False, soft_wrap=True)
-    for line in _loads_it(place, merge == "true"):
+    for line in [*_loads_it(place, merge == "true"), *_lacks(place)]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return 0
 
@@ -53,6 +53,18 @@ def export(
             "vision-language models (python train.py model=instructblip_lora)"
         )
     return export_model(loaded.module.net, out, merge=merge)
+
+
+def _lacks(place: Path) -> list[str]:
+    """What to do where the base's processor was never fetched: a run does without its files."""
+    from ..backbones.repository import PROCESSOR_FILES
+
+    if any((place / name).is_file() for name in PROCESSOR_FILES):
+        return []
+    return [
+        f"  no processor stands beside it, since that of the base model is not on this machine: where there is "
+        f"a network, type hf download BASE --include '*processor*' --local-dir {place}"
+    ]
 
 
 def _loads_it(place: Path, merged: bool) -> list[str]:

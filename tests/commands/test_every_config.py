@@ -93,6 +93,9 @@ CONVERSATIONS = {"llava": make_llava, "chat_jsonl": make_chat_jsonl, "hf_chat": 
 NEEDED |= {("data", name): ["model=small_embedder"] for name in (*RETRIEVAL, "synthetic_infrared")}
 NEEDED |= {("data", name): ["model=pixel_llm_small"] for name in (*CAPTIONING, "synthetic_captions")}
 NEEDED |= {("data", name): ["model=instructblip_small"] for name in (*CONVERSATIONS, "synthetic_vqa")}
+NEEDED |= {("data", "llava"): ["model=qwen_vl_lora"]}  # one of its conversations shows two images
+# Its word stands in a question of its own.
+NEEDED |= {("model", "instructblip_prompt"): ["data=synthetic", "data.index.train=64"]}
 NEEDED |= {("model", "clip_gpt2"): ["model.net.language_model=${oc.env:TAPETUM_DATA}/tiny-gpt2"]}
 NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
 TINY = ["data.index.train=64", "data.index.test=32"]
@@ -153,14 +156,24 @@ def options() -> list[tuple[str, str]]:
     ]
 
 
+WITHOUT_ESTIMATE = {
+    "c2p_clip": "none were loaded",
+    "rine_ldm": "the images keep different sizes",
+    **dict.fromkeys(("clip_knn", "univfd_knn"), "is empty, so an image has no neighbours"),
+}
+
+
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_composes_and_fits(data, group, option):
     found = plan(f"{group}={option}", *NEEDED.get((group, option), []))
     assert found["choices"][group] == option
     assert isinstance(found["data"], dict), found["data"]
     assert (found["parameters"]["trainable"] > 0) == found["config"]["model"]["fit"]
-    assert isinstance(found["memory"], dict), found["memory"]
-    assert (found["memory"]["tokens"] > 0) == (found["task"] in ("captioning", "vlm"))
+    if why := WITHOUT_ESTIMATE.get(option):
+        assert why in found["memory"]
+    else:
+        assert found["memory"]["total"] > found["memory"]["weights"] > 0
+        assert (found["memory"]["tokens"] > 0) == (found["task"] in ("captioning", "vlm"))
 
 
 @pytest.mark.parametrize("option", sorted(NEEDS_A_GPU))

@@ -62,8 +62,8 @@ def _lacks(place: Path) -> list[str]:
     if any((place / name).is_file() for name in PROCESSOR_FILES):
         return []
     return [
-        f"  no processor stands beside it, since that of the base model is not on this machine: where there is "
-        f"a network, type hf download BASE --include '*processor*' --local-dir {place}"
+        "  no processor stands beside it, since the base model's is not on this machine: where there is a "
+        f"network, type hf download BASE --include '*processor*' --local-dir {place}"
     ]
 
 

@@ -174,7 +174,7 @@ def answered(model):
     ids = torch.cat([torch.full((1, 8), config.image_token_id), torch.arange(300, 308)[None]], dim=1)
     with torch.no_grad():
         return model(
-            pixel_values=torch.randn(1, 3, 64, 64, generator=generator),
+            pixel_values=torch.randn(1, 3, 48, 48, generator=generator),
             qformer_input_ids=torch.arange(4, 9)[None],
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -233,7 +233,7 @@ def test_saved_modules_are_in_the_table_and_train_while_all_else_is_in_eval(whol
     assert not projector.original_module.training
     assert not model.get_base_model().qformer.training
     rows = adapters.trained(model)
-    assert ("language_projection", 1, 64 * 64 + 64) in rows
+    assert ("language_projection", 1, 96 * 96 + 96) in rows
     assert sum(row.parameters for row in rows) == sum(
         value.numel() for value in model.parameters() if value.requires_grad
     )

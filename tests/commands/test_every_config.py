@@ -268,6 +268,7 @@ OTHER = {
     "model.net.pretrained": "false",
     "model.net.backbone": "openai/clip-vit-base-patch16",
     "model.net.dtype": "float32",
+    **{f"data.limit.{split}": "2" for split in ("train", "val", "test")},  # of the few that there are
     "model.net.language": None,  # frozen leaves nothing to train, trained wants other weights
     "model.net.target_modules": "[k_proj]",
     "model.net.visual": None,  # patches need as many vectors as there are
@@ -340,7 +341,8 @@ def snapshot(*overrides: str) -> str:
     ]
     everything = [
         {key: value for key, value in explain(chosen).items() if key != "config"},
-        str(net), net, module, *parts_of(module), datamodule, datamodule.augment,
+        str(net), str(getattr(getattr(net, "model", None), "peft_config", "")), net, module,
+        *parts_of(module), datamodule, datamodule.augment,
         *datamodule.augment.before_crop, *datamodule.augment.after_crop,
         *[one for built in callbacks for one in (built if isinstance(built, list) else [built])],
         config["trainer"], config["seed"], config["train"],

@@ -106,7 +106,12 @@ REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = 
     (("train", "experiment=qwen_vl_lora"), (), ("trainer.val_check_interval=1",), "limit"),
     (("train", "experiment=", "vl"), ("_vqa",), ("scheduler.warmup_steps=1",), "limit: a short warm-up"),
     (("train", "experiment=instructblip"), (), ("scheduler.warmup_steps=1",), "limit: a short warm-up"),
-    (("train", "=synthetic_vqa"), (), ("data.index.train=64", "data.index.test=64"), "limit"),
+    (
+        ("train", "=synthetic_vqa"),
+        (),
+        ("data.index.train=64", "data.index.test=64", "data.val_fraction=0.2", "scheduler.warmup_steps=1"),
+        "limit",
+    ),
     (("train", "wandb"), ("logger.wandb.mode",), ("logger.wandb.mode=offline",), "no account"),
 ]
 

@@ -62,6 +62,20 @@ class Generation:
         if problems:
             raise ConfigError(problems)
 
+    def __str__(self) -> str:
+        """What somebody wants to know who reads the texts."""
+        how = {
+            "greedy": "the likeliest token each time",
+            "beam": f"the best of {self.beams} beams, length penalty {self.length_penalty:g}",
+            "nucleus": f"drawn from the likeliest {self.top_p:g} at temperature {self.temperature:g}, "
+            f"seed {self.seed}",
+        }[self.strategy]
+        least = f"{self.min_length} to " if self.min_length else "up to "
+        said = f"written in {least}{self.max_new_tokens} tokens, {how}"
+        if self.repetition_penalty != 1:
+            said += f", repetition penalty {self.repetition_penalty:g}"
+        return said
+
 
 class Generated(NamedTuple):
     """texts: B captions. tokens: int64 [B, T], padded behind EOS. lengths: int64 [B], EOS included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..config.check import check_config
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in plan.items():
         if key != "config":
-            table.add_row(key, memory_line(value) if key == "memory" else _shown(value))
+            table.add_row(key, _LINES.get(key, _shown)(value))
     console.print(table)
     return 0
 
@@ -75,6 +75,7 @@ def explain(composed: Composed) -> dict[str, Any]:
             "channels": spec.channels,
         },
     }
+    asked = config["model"]
     try:
         index = build_index(config)
     except MissingFolder as error:
@@ -91,7 +92,9 @@ def explain(composed: Composed) -> dict[str, Any]:
         plan["data"] = {"root": places(config), "counts": index.counts(), "notes": dict(index.notes)}
         plan["limits"] = Preflight.of(config, index).limits
         steps = _steps(config, len(index.rows("train")))
+        asked = task_of(config).settled(config, index)["model"]
     plan |= {
+        **_question(asked),
         "optimizer": _call(config["optimizer"]),
         "schedule": _call(config["scheduler"]),
         "precision": config["trainer"]["precision"],
@@ -117,6 +120,23 @@ def memory_line(memory: Mapping[str, Any] | str) -> str:
 def _trained_parts(net: Any) -> dict[str, Any]:
     """What trains, part by part, where a network with adapters tells it."""
     return {"of these": net.trained_parts()} if hasattr(net, "trained_parts") else {}
+
+
+def _question(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, and the answers that are judged; empty for a model that is asked nothing."""
+    if "prompt" not in model:
+        return {}
+    from ..modules.vlm import question
+
+    asked = question(model["prompt"], model["answers"])
+    if asked is None:
+        return {"question": "none: the data bring theirs"}
+    answers = dict(zip(("real", "generated"), asked.answers, strict=True)) if asked.answers else {}
+    return {"question": asked.prompt, **({"answers": answers} if answers else {})}
+
+
+def _answers_line(answers: Mapping[str, str]) -> str:
+    return ", ".join(f"{meant} is “{answer}”" for meant, answer in answers.items())
 
 
 def _steps(config: Mapping[str, Any], images: int) -> dict[str, int]:
@@ -146,3 +166,7 @@ def _shown(value: Any) -> str:
             else "; ".join(map(_shown, value)) or "none"
         )
     return str(value)
+
+
+_LINES: dict[str, Callable[[Any], str]] = {"memory": memory_line, "answers": _answers_line}
+"""How the plan's entries are shown that are no plain list of names and values."""

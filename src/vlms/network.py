@@ -16,6 +16,7 @@ from ..backbones.token_loss import TokenLoss, nll, token_loss
 from ..errors import ConfigError
 from ..images.geometry import InputSpec
 from .encoding import IGNORED, Encoder
+from .last_layer import at_places
 
 Part = Literal["frozen", "lora", "trained"]
 
@@ -108,14 +109,18 @@ class VisionLanguageModel(KeepsFrozen, ABC):
 
         One forward, whatever the number of candidates: behind the prompt stand the tokens of all of them,
         each of which sees the prompt and its own candidate (a tree, Cai et al. 2024); of candidates of one
-        token nothing is fed but the prompt.
+        token nothing is fed but the prompt. The last layer ends with its attention but for the places
+        whose logits are asked.
         candidates: their tokens, the same behind each prompt.
         """
         ids, lengths = prompts["input_ids"], prompts["attention_mask"].sum(1)
         count, width = ids.shape
         fed = [list(one[:-1]) for one in candidates]
         tree = self._tree(prompts, fed) if any(fed) else {}
-        hidden = self.states(visual, {**prompts, "input_ids": tree.pop("ids", ids)}, **tree)
+        whole = width + sum(map(len, fed))
+        behind = torch.arange(width, whole, device=ids.device).expand(count, -1)
+        with at_places(self._last_layer(), torch.cat([lengths[:, None] - 1, behind], dim=1), whole):
+            hidden = self.states(visual, {**prompts, "input_ids": tree.pop("ids", ids)}, **tree)
         rows = torch.arange(count, device=ids.device)
         first = self._log_likelihoods(hidden[rows, lengths - 1])
         totals, place = [], width
@@ -126,6 +131,12 @@ class VisionLanguageModel(KeepsFrozen, ABC):
             totals.append(total)
             place += len(inner)
         return torch.stack(totals, dim=1)
+
+    def _last_layer(self) -> nn.Module:
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        layers = [one for one in self.text_model.modules() if isinstance(one, GradientCheckpointingLayer)]
+        return layers[-1]
 
     def _log_likelihoods(self, hidden: Tensor) -> Tensor:
         """float32 [N, words] of the next token."""

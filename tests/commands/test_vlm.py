@@ -82,7 +82,7 @@ def test_predict_gives_verdicts_texts_and_likelihoods(judged, photos, tmp_path, 
     assert run("predict", str(judged), str(source), str(tmp_path / "out.csv")) == 0
     rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     said = capsys.readouterr().out
-    assert "Is this image real or AI-generated?" in said
+    assert "asked “Is this image real or AI-generated? Answer with one word.”, real is “real”" in said
     other = ["model.answers=[photo,painting]"]
     assert run("predict", str(judged), str(source), str(tmp_path / "other.csv"), *other) == 0
     assert "fitted" not in capsys.readouterr().out, "a threshold belongs to its question"
@@ -92,6 +92,8 @@ def test_predict_gives_verdicts_texts_and_likelihoods(judged, photos, tmp_path, 
         assert row["valid"] in ("True", "False")
     assert run("predict", str(judged), str(source), str(tmp_path / "free.parquet"), "model.prompt=What?") == 0
     assert pq.read_table(tmp_path / "free.parquet").column_names == ["path", "text"]
+    said = capsys.readouterr().out
+    assert "asked “What?”, written in up to 4 tokens, the likeliest token each time\n" in said
 
 
 def test_a_run_in_python_predicts_what_its_evaluation_did(judged, photos):
@@ -282,6 +284,25 @@ def test_bad_input_is_said_before_anything_runs(photos, tmp_path, words, message
     said = capsys.readouterr().err
     assert (code, message in said) == (2, True), said
     assert not vlm_runs(tmp_path)
+
+
+def test_check_says_what_is_asked_and_what_the_answers_mean(photos, tmp_path, capsys):
+    words = (*TINY, *LORA, f"paths.outputs={tmp_path}")
+    for data in (photos, tmp_path / "absent"):
+        own = ("model.prompt='Real, or not?'", "model.answers=[yes,no]")
+        assert run("check", *words, "data=genimage", f"data.root={data}", *own) == 0
+        said = capsys.readouterr().out
+        assert "Real, or not?" in said
+        assert "real is “yes”, generated is “no”" in said
+    assert run("check", "--json", *words, "data=genimage", f"data.root={photos}") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["question"] == "Is this image real or AI-generated? Answer with one word."
+    assert plan["answers"] == {"real": "real", "generated": "fake"}
+    # Of conversations the config's question is not asked.
+    assert run("check", "--json", *words, "data=synthetic_vqa", "data.index.train=8") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["question"] == "none: the data bring theirs"
+    assert "answers" not in plan
 
 
 def test_export_of_another_task_says_what_it_is_for(tmp_path, photos, capsys):

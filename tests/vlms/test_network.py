@@ -80,3 +80,29 @@ def test_no_label_no_loss_and_no_logits_for_what_is_not_an_answer(net, images):
     handle.remove()
     assert found.counts.tolist() == [2, 4]
     assert sum(seen) == 6
+
+
+@pytest.mark.parametrize("candidates", [[[5], [6]], [[5, 6], [7, 8, 9]]])
+def test_the_last_layer_works_where_logits_are_asked_and_is_whole_afterwards(net, images, candidates):
+    encode, fed = net.encode_fn(SIZE), []
+    inputs, prompts = encode(asked("real", "fake")), encode.prompts(asked("", ""))
+    last = net.text_model.model.layers[-1]
+    with torch.no_grad():
+        before = net.states(net(images, inputs), inputs)
+        handle = last.mlp.down_proj.register_forward_pre_hook(lambda _, given: fed.append(given[0].shape[:2]))
+        net.score(net(images, prompts), prompts, candidates)
+        handle.remove()
+        # The prompt's last place, and those of each candidate's tokens but its last.
+        assert fed == [(2, 1 + sum(len(one) - 1 for one in candidates))]
+        assert torch.equal(net.states(net(images, inputs), inputs), before)
+
+
+def test_a_score_that_fails_leaves_the_last_layer_whole(net, images):
+    encode = net.encode_fn(SIZE)
+    inputs, prompts = encode(asked("real", "fake")), encode.prompts(asked("", ""))
+    with torch.no_grad():
+        visual = net(images, inputs)
+        before = net.states(visual, inputs)
+        with pytest.raises(RuntimeError):
+            net.score(visual[:1], prompts, [[5], [6]])
+        assert torch.equal(net.states(visual, inputs), before)

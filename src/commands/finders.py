@@ -61,7 +61,7 @@ def _find(node: Mapping[str, Any], config: Mapping[str, Any], index: Index) -> f
     import lightning
     from lightning.pytorch.tuner.tuning import Tuner
 
-    from ..launch.processes import world_size
+    from ..launch.world import world_size
     from ..runs.building import build_datamodule, build_module, build_network
     from ..tasks import task_of
 

@@ -44,6 +44,9 @@ _USAGE = {
     "       exit code 0: passes, 1: a target is missed, 2: an error; targets left out are model.target's",
     "export": "tapetum export RUN DIR [merge=true]      the adapter, or one model with it in its weights",
     "report": "tapetum report DIR…      a run, several runs, or a sweep's directory",
+    "dashboard": "tapetum dashboard detection|captioning|retrieval|vlm [project=…] [entity=…] [mode=…]\n"
+    "       tapetum dashboard SWEEP [project=…] [entity=…] [mode=…]\n"
+    "       mode: online or offline; without it online where this machine is logged in (wandb login)",
     "show": "tapetum show [split=train|val|test] [group=option …] [key=value …] [OUTPUT.html]\n"
     "       tapetum show RUN [split=…] [data=… data.key=value …] [augment=…] [OUTPUT.html]",
     "doctor": "tapetum doctor [--json] [--online] [group=option …] [key=value …]\n"

@@ -21,8 +21,10 @@ from ..datamodules.features import feature_problems, frozen_features
 from ..errors import ConfigError, TapetumError
 from ..images.geometry import with_geometry
 from ..indexes.table import Index
+from ..launch.world import world_size
 from ..runs.building import build_index, build_network_on_meta, parameter_counts
 from ..runs.gradual_unfreeze import unfreeze_problems
+from ..runs.sharding import sharding_problems, trainer_settings
 from ..tasks import task_of
 from .trackers import tracker_problems
 from .vocabulary import with_tokenizer_of_weights
@@ -118,6 +120,7 @@ def network_problems(config: Mapping[str, Any], *, weights: bool = False) -> lis
         problems += generation_problems(config, net)
         problems += unfreeze_problems(config, net)
         problems += cache_problems(config, net)
+        problems += sharding_problems(config, net, processes=world_size(config["trainer"]))
     look: Callable[[], None] | None = getattr(net, "check_weights", None)
     if weights and look is not None:
         problems += _problems_of(look)
@@ -201,11 +204,13 @@ def trainer_problems(trainer: Mapping[str, Any]) -> list[str]:
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from ..launch.world import cluster_environment
     from .trainer_parts import quiet_lightning
 
     try:
         with quiet_lightning():
-            lightning.Trainer(**{**trainer, "profiler": None}, logger=False)
+            settings = {**trainer_settings(trainer), "profiler": None}
+            lightning.Trainer(**settings, logger=False, plugins=[cluster_environment()])
     except (MisconfigurationException, ValueError, TypeError, AttributeError) as error:
         return [f"trainer: {str(error).splitlines()[0]}"]
     return []

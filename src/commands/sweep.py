@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -24,12 +23,9 @@ def sweep(arguments: Sequence[str]) -> int:
     if multirun and len(flags) > 1:
         raise ConfigError(f"-m runs a sweep and goes with no other flag: leave out {' '.join(flags[1:])}")
     overrides = prepare(words, multirun=multirun)
-    if multirun and any(one.lstrip("+").startswith("resume=") for one in overrides):
-        raise ConfigError(
-            "resume= goes on with one run; a sweep's job is resumed by itself: resume=SWEEP/NUMBER"
-        )
-    directory = _directory(overrides) if multirun else None
-    if directory is not None:
+    directory = None
+    if multirun:
+        overrides, directory = _directory(overrides)
         overrides.append(f"hydra.sweep.dir='{directory}'")
 
     @hydra.main(version_base="1.3", config_path="pkg://tapetum.conf", config_name="train")
@@ -53,31 +49,57 @@ def sweep(arguments: Sequence[str]) -> int:
 
 
 def summarise(directory: Path) -> int:
-    """Compare a sweep's finished jobs; 1 where one failed."""
+    """Compare a sweep's finished jobs; 1 where one failed, 130 where it was interrupted."""
+    from ..launch.sweep_directory import read_jobs
     from .console import console
     from .report import report_directories
 
-    with (directory / "jobs.csv").open(newline="") as file:
-        jobs = list(csv.DictReader(file))
-    failed = [job for job in jobs if job["status"] != "finished"]
-    finished = [directory / job["number"] for job in jobs if job["status"] == "finished"]
-    if finished:
-        page = report_directories(finished, directory / "report")
+    jobs = read_jobs(directory)
+    if any(job["status"] == "finished" for job in jobs):
+        begun = [
+            directory / job["number"] for job in jobs if (directory / job["number"] / "config.yaml").is_file()
+        ]
+        page = report_directories(begun, directory / "report")
         console.print(f"sweep   {directory}\nreport  {page}", highlight=False, soft_wrap=True)
-    for job in failed:
-        console.print(
-            f"job {job['number']} {job['status']}: {job['overrides']}", style="red", highlight=False
-        )
-    return 1 if failed else 0
+    left = [job for job in jobs if job["status"] not in ("finished", "pruned")]
+    for job in left:
+        line = f"job {job['number']} {job['status']}: {job['overrides']}"
+        console.print(line, style="red", highlight=False, markup=False)
+    if left:
+        again = f"to go on, repeat the command with resume={directory}; what has finished is not run again"
+        console.print(again, highlight=False, soft_wrap=True)
+    if any(job["status"] == "failed" for job in left):
+        return 1
+    return 130 if left else 0
 
 
-def _directory(overrides: Sequence[str]) -> Path:
-    """`<outputs>/sweeps/<name or 'sweep'>/<timestamp>-<6 hex>`, as conf/train.yaml has it.
+def _directory(overrides: Sequence[str]) -> tuple[list[str], Path]:
+    """The overrides without `resume=`, and the directory of the sweep: a new one, or the one to go on with.
 
-    The name is that of the command line or the experiment; what the jobs differ in does not name a sweep.
+    A new one is `<outputs>/sweeps/<name or 'sweep'>/<timestamp>-<6 hex>`, as conf/train.yaml has it. The
+    name is that of the command line or the experiment; what the jobs differ in does not name a sweep.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from ..launch.sweep_directory import unfinished_sweep
+
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    common = [one for one, read in zip(overrides, parsed, strict=True) if not read.is_sweep_override()]
-    return Path(str(compose_raw(common).hydra.sweep.dir))
+    resume = [one.value() for one in parsed if one.key_or_group == "resume"]
+    kept = [word for word, one in zip(overrides, parsed, strict=True) if one.key_or_group != "resume"]
+    common = [
+        word
+        for word, one in zip(overrides, parsed, strict=True)
+        if not one.is_sweep_override() and one.key_or_group != "resume"
+    ]
+    new = Path(str(compose_raw(common).hydra.sweep.dir))
+    if not resume or resume[-1] is None:
+        return kept, new
+    if resume[-1] == "auto":
+        return kept, unfinished_sweep(new.parent, kept) or new
+    directory = Path(str(resume[-1]))
+    if not (directory / "sweep.yaml").is_file():
+        raise ConfigError(
+            f"resume={directory} is not a sweep, and -m goes on with sweeps only: type -m resume=SWEEP, or "
+            f"resume={directory} without -m for a run"
+        )
+    return kept, directory

@@ -89,7 +89,7 @@ def _check(node: Mapping[str, Any]) -> None:
     if target == "tapetum.runs.tensorboard_logger.TensorBoard":
         require("tensorboard")
     elif target == "tapetum.runs.wandb_logger.WandB":
-        from ..runs.wandb_logger import choose_mode
+        from ..runs.wandb_account import choose_mode
 
         choose_mode(node.get("mode"))
     elif target == "tapetum.runs.mlflow_logger.MLflow":

@@ -48,6 +48,7 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     Raises TapetumError for everything that a user can mend.
     """
+    from ..launch.world import check_started_once
     from ..runs.directory import RunDirectory, create_run
     from ..runs.lock import held
     from ..runs.resume import find_resumed
@@ -58,13 +59,14 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     config: dict[str, Any] = {**composed.config, "resume": None}
     resume = composed.config["resume"]
+    check_started_once()
     checked = preflight(config)
     config = task_of(config).settled(config, checked.index)
     resumed = find_resumed(resume, config) if resume else None
     if config["trainer"].get("fast_dev_run"):
         with tempfile.TemporaryDirectory() as scratch:
             create_run(config, Path(scratch) / "run")
-            execute(RunDirectory(Path(scratch) / "run"), config, checked=checked)
+            launch(RunDirectory(Path(scratch) / "run"), config, checked=checked)
         console.print("fast_dev_run: every part has run on one batch, and nothing was kept", highlight=False)
         return None
     if resumed is None:
@@ -90,12 +92,21 @@ def launch(
     checkpoint: Path | None = None,
     checked: Preflight | None = None,
 ) -> float | None:
-    """`execute` on as many processes as the config asks for, in a run that is held for it."""
-    from ..launch.processes import torchrun, world_size
+    """`execute` on as many processes as the config asks for, in a run that is held for it.
+
+    Raises PrunedRunError where a search gave the run up.
+    """
+    from ..launch.processes import run_processes
+    from ..launch.world import world_size
+    from ..runs.early_end import PrunedRunError
+    from ..runs.logs import failure_in
 
     if world_size(config["trainer"]) == 1:
         return execute(run, config, checkpoint=checkpoint, checked=checked)
-    torchrun(run, config["trainer"], checkpoint)
+    with failure_in(run.log):
+        run_processes(run, config["trainer"], checkpoint)
+    if run.pruned.is_file():
+        raise PrunedRunError(f"{run.path} was given up by its search")
     return monitored_value(run, config)
 
 
@@ -199,6 +210,7 @@ class _Wired:
     ) -> None:
         import lightning
 
+        from ..launch.world import cluster_environment
         from ..runs.building import (
             build_datamodule,
             build_module,
@@ -209,6 +221,7 @@ class _Wired:
         from ..runs.checkpoints import AtomicCheckpointIO
         from ..runs.history import MetricsCsv
         from ..runs.hooks import skip_empty_hooks
+        from ..runs.sharding import trainer_settings
         from ..tasks import task_of
         from .console import console
         from .trainer_parts import profiler
@@ -220,14 +233,15 @@ class _Wired:
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
         self.history = MetricsCsv(run.history)
-        settings = {**config["trainer"], "profiler": profiler(config["trainer"].get("profiler"), run.path)}
+        settings = trainer_settings(config["trainer"])
+        settings["profiler"] = profiler(settings.get("profiler"), run.path)
         if not len(checked.index.rows("val")):
             settings["limit_val_batches"] = 0
         self.trainer = lightning.Trainer(
             **settings,
             callbacks=callbacks,
             logger=[self.history, *loggers],
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), cluster_environment()],
             default_root_dir=run.path,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -317,7 +331,9 @@ class _Wired:
         """Put the chosen weights into the network; the metadata of their checkpoint."""
         from ..runs.checkpoints import read_checkpoint
         from ..runs.loading import load_network, network_weights
+        from ..runs.sharding import unsharded
 
+        self.net = unsharded(self.module, self.config)
         if not self.config["model"]["fit"] or self.config["trainer"].get("fast_dev_run"):
             return {}
         file = self.run.best_or_last()
@@ -381,6 +397,7 @@ class _Wired:
         from ..runs.checkpoints import DescribeCheckpoint
         from ..runs.interrupt import StopOnSignal
         from ..runs.progress import TrainingProgress
+        from ..runs.pruning import pruning
         from ..runs.resume import GeneratorState
         from ..runs.throughput import Throughput
         from ..tasks import task_of
@@ -398,6 +415,7 @@ class _Wired:
             TrainingProgress(console, monitor),
         ]
         found += configured_callbacks(self.config, self.run.checkpoints, monitor)
+        found += pruning(self.run, self.config, monitor)
         # Last, so that what it saves holds what the others make of the step: an average takes it in first.
         return describe, [*found, self.stop]
 

@@ -59,6 +59,7 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")
         warnings.filterwarnings("ignore", message=".*SWA is currently only supported every epoch.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*torch.distributed.nn.functional.*")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
         try:
             yield

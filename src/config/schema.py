@@ -29,6 +29,7 @@ class Root:
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     launcher: dict[str, Any]
+    sweep: dict[str, Any] | None = None
     name: str | None = None
 
 
@@ -86,9 +87,43 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Launcher:
-    """How a sweep's jobs run."""
+    """Where a sweep's jobs run, and how many at a time; of a cluster also what each is given."""
 
+    place: Literal["local", "cluster"]
+    jobs: int
     stop_on_failure: bool
+    cluster: Literal["slurm", "local"] = "slurm"
+    timeout_min: int = 720
+    signal_delay_s: int = 120
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    setup: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a search goes about it: `conf/sweep/`; a grid needs none of it.
+
+    trials: of this sweep, those that fail or are pruned included. warmup: epochs that every trial gets before
+    it may be pruned. startup_trials: that finish before tpe and cmaes learn from them and median prunes.
+    objectives: figure of metrics.json → max or min; null = train.monitor and train.mode. storage:
+    FILE.journal or sqlite:///FILE; null = in the sweep's directory. study: its name there; null = the
+    directory's.
+    """
+
+    trials: int
+    sampler: Literal["tpe", "cmaes", "random", "grid", "nsga2"]
+    seed: int
+    pruner: Literal["median", "halving", "hyperband", "none"] = "none"
+    warmup: int = 1
+    startup_trials: int = 5
+    objectives: dict[str, str] | None = None
+    storage: str | None = None
+    study: str | None = None
 
 
 # Mappings without a `_target_` and the class here, or elsewhere, whose fields are their keys.
@@ -97,6 +132,7 @@ MAPPINGS: dict[str, str] = {
     "paths": "tapetum.config.schema.Paths",
     "train": "tapetum.config.schema.Train",
     "launcher": "tapetum.config.schema.Launcher",
+    "sweep": "tapetum.config.schema.Sweep",
     "trainer": "lightning.pytorch.Trainer",
     "data.roots": "tapetum.config.schema.PerSplit",
     "data.limit": "tapetum.config.schema.PerSplit",

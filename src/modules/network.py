@@ -155,6 +155,12 @@ class NetworkModule(lightning.LightningModule):
 
     # -- what is optimised ----------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Lightning's hook, before the optimizer is built: a strategy that shards weights does it here."""
+        shard: Callable[[lightning.LightningModule], None] | None
+        if (shard := getattr(self.trainer.strategy, "shard", None)) is not None:
+            shard(self)
+
     def train_later(self, names: Collection[str], lr_ratio: float) -> None:
         """Say before the fit which parameters of the network, frozen now, will be trained while it lasts.
 

@@ -27,6 +27,7 @@ from .. import __version__
 from ..backbones.adapters import write_directory
 from ..errors import CheckpointError
 from .directory import write_json
+from .shards import directories, is_sharded, read_shards
 
 FORMAT = 1
 
@@ -112,24 +113,43 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if adapter := checkpoint["tapetum"].get("adapter"):
                 write_directory(adapter_directory(path), adapter, checkpoint["state_dict"])
         except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-            whole = sorted(found.name for found in path.parent.glob("*.ckpt"))
-            raise CheckpointError(
-                f"the checkpoint {path} could not be written: {_reason(error)}. "
-                + (
-                    f"What was written before is still valid ({', '.join(whole)}): make room, then go on "
-                    f"with resume={path.parent.parent}"
-                    if whole
-                    else "It was the first: make room, then start again"
-                )
-            ) from error
+            raise not_written(path, error) from error
         finally:
             unfinished.unlink(missing_ok=True)
+        own = checkpoint["tapetum"].get("shards", {}).get("directory")
+        for shards in directories(path):  # those of the file that was replaced, and of saves that were killed
+            if shards.name != own:
+                shutil.rmtree(shards)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Lightning's hook; tensors that lie in shards are put together."""
+        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        return _with_shards(loaded, Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Lightning's hook; the JSON and the PEFT directory go with their checkpoint."""
         super().remove_checkpoint(path)
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         shutil.rmtree(adapter_directory(Path(path)), ignore_errors=True)
+
+
+def not_written(path: Path, error: BaseException) -> CheckpointError:
+    """That a checkpoint could not be written, and what there still is."""
+    whole = sorted(found.name for found in path.parent.glob("*.ckpt"))
+    return CheckpointError(
+        f"the checkpoint {path} could not be written: {_reason(error)}. "
+        + (
+            f"What was written before is still valid ({', '.join(whole)}): make room, then go on "
+            f"with resume={path.parent.parent}"
+            if whole
+            else "It was the first: make room, then start again"
+        )
+    )
 
 
 def adapter_directory(checkpoint: Path) -> Path:
@@ -238,9 +258,10 @@ def _of_this_epoch(trainer: lightning.Trainer, module: lightning.LightningModule
     return {name: value for name, value in figures.items() if not math.isnan(value)} | rates
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, whole: bool = True) -> dict[str, Any]:
     """A tapetum checkpoint as Lightning wrote it, on the CPU.
 
+    whole: also what lies in shards beside it; without, such tensors have no storage (`runs/shards.py`).
     Raises CheckpointError where it is missing, damaged, made of pickled objects, foreign or of another
     format.
     """
@@ -266,7 +287,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"version of tapetum that wrote it (its environment.json names it)"
         )
     checkpoint: dict[str, Any] = loaded
-    return checkpoint
+    return _with_shards(checkpoint, path) if whole else checkpoint
+
+
+def _with_shards(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    if not is_sharded(checkpoint):
+        return checkpoint
+    return read_shards(checkpoint, path, lambda one: torch.empty_like(one, device="cpu"), together=False)
 
 
 def _check_whole(path: Path) -> None:

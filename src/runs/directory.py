@@ -59,6 +59,11 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def pruned(self) -> Path:
+        """Why a search gave the run up; it exists where one did."""
+        return self.path / "pruned.json"
+
+    @property
     def report(self) -> Path:
         """The directory of index.html."""
         return self.path / "report"

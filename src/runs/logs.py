@@ -34,22 +34,37 @@ def logging_to(file: Path, console: Console) -> Iterator[None]:
     What ends it early stands in the file, too: a failure that explains itself with its message, any other
     with its traceback. The console hears of it from whoever catches it.
     """
-    to_file = logging.FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    to_file = _handler(file)
     to_console = ConsoleHandler(console)
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in (to_file, to_console):
         log.addHandler(handler)
     try:
+        with failure_in(file):
+            yield
+    finally:
+        for handler in (to_file, to_console):
+            log.removeHandler(handler)
+        to_file.close()
+
+
+@contextmanager
+def failure_in(file: Path) -> Iterator[None]:
+    """What ends the block early is the last record of a file, as `logging_to` says."""
+    try:
         yield
     except BaseException as error:
         explained = isinstance(error, TapetumError)
         trace = None if explained else (type(error), error, error.__traceback__)
         said = str(error) if explained else f"stopped by {type(error).__name__}"
-        to_file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, said, (), trace))
+        handler = _handler(file)
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, said, (), trace))
+        handler.close()
         raise
-    finally:
-        for handler in (to_file, to_console):
-            log.removeHandler(handler)
-        to_file.close()
+
+
+def _handler(file: Path) -> logging.Handler:
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler

@@ -131,8 +131,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_index(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
-    """The checkpoint, once it is sure that it was written on the same Index; TapetumError otherwise."""
-    loaded = read_checkpoint(checkpoint)
+    """The checkpoint, without what lies in shards, once it is sure that it was written on the same Index.
+
+    TapetumError otherwise.
+    """
+    loaded = read_checkpoint(checkpoint, whole=False)
     before = loaded["tapetum"]["metadata"]["index"]
     if before != fingerprint:
         raise TapetumError(

@@ -26,6 +26,8 @@ Status = Literal["finished", "failed", "interrupted"]
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """The option of `logger` → the package that it can't do without, which is also the name of the extra."""
 
+_LONGEST = 128  # characters of a name that W&B takes
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -101,7 +103,11 @@ class Labels:
 
 
 def labels(directory: Path, config: Mapping[str, Any]) -> Labels:
-    """Names that lead back to the directory: `<name>/<timestamp>-<hex>`, in a sweep `<sweep>/<number>`."""
+    """Names that lead back to the directory: `<name>/<timestamp>-<hex>`; of a sweep's job what sets it apart.
+
+    That are its own overrides, such as `optimizer.lr=0.001 seed=2`: those that the sweep varies. A job
+    without any, or with more than fits into a name, is called `<sweep>/<number>`.
+    """
     sweep = directory.parent
     in_sweep = (sweep / "sweep.yaml").is_file()
     net = config["model"]["net"]
@@ -111,10 +117,38 @@ def labels(directory: Path, config: Mapping[str, Any]) -> Labels:
         "data": "+".join(Path(str(one["data"]["root"])).name for one in each(config).values()),
     }
     return Labels(
-        name=f"{sweep.parent.name if in_sweep else config['name']}/{directory.name}",
-        group=f"{sweep.parent.name}/{sweep.name}" if in_sweep else None,
+        name=_job_name(directory) if in_sweep else f"{config['name']}/{directory.name}",
+        group=sweep_name(sweep) if in_sweep else None,
         tags={key: value for key, value in tags.items() if value},
     )
+
+
+def sweep_name(sweep: Path) -> str:
+    """What the group of a sweep's jobs is called: `<name>/<timestamp>-<hex>`."""
+    return f"{sweep.parent.name}/{sweep.name}"
+
+
+def swept(sweep: Mapping[str, Any]) -> list[str]:
+    """The keys that a sweep varies, from what sweep.yaml holds: listed there, or those its jobs differ in."""
+    if "swept" in sweep:
+        return [_key(str(one)) for one in sweep["swept"]]
+    jobs = list(sweep["jobs"].values())
+    shared = set(jobs[0]).intersection(*jobs) if jobs else set()
+    return list(dict.fromkeys(_key(one) for job in jobs for one in job if one not in shared))
+
+
+def _job_name(directory: Path) -> str:
+    sweep = yaml.safe_load((directory.parent / "sweep.yaml").read_text())
+    keys = swept(sweep)
+    overrides: list[str] = next(
+        (job for number, job in sweep["jobs"].items() if str(number) == directory.name), []
+    )
+    name = " ".join(one for one in overrides if _key(one) in keys)
+    return name if 0 < len(name) <= _LONGEST else f"{directory.parent.parent.name}/{directory.name}"
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def remember(directory: Path, tracker: str, facts: Mapping[str, str]) -> None:

@@ -5,13 +5,10 @@ W&B's own process stands between the run and the network, and keeps everything i
 
 from __future__ import annotations
 
-import http.client
+import json
 import logging
 import os
 import shlex
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from lightning.pytorch.loggers import WandbLogger
 
-from ..errors import ConfigError
 from .directory import RunDirectory
-from .trackers import FinishedRun, Labels, Sample, Status, labels, recall, remember, require
+from .trackers import FinishedRun, Labels, Sample, Status, labels, recall, remember
+from .wandb_account import choose_mode, reason, silence
 
 if TYPE_CHECKING:
     import wandb
@@ -73,7 +70,7 @@ class WandB(WandbLogger):
             "name": named.name,
             "group": named.group,
             "tags": _tags(named, tags),
-            "config": config,
+            "config": config | _git(directory),
             "finish_timeout": finish_timeout,
         }
         chosen = choose_mode(mode)
@@ -120,7 +117,7 @@ class WandB(WandbLogger):
         try:
             self._run.summary.update(dict(finished.metrics))
             # of an online run, W&B takes tables and artifacts only while its server answers
-            problem = _silence() if self._online else ""
+            problem = silence() if self._online else ""
             if not problem:
                 problem = self._log_files(finished)
             if problem and self._online:
@@ -161,7 +158,7 @@ class WandB(WandbLogger):
                     metadata["config"] = finished.run.read_config()
                     self._log_artifact("model", [finished.checkpoint], metadata, ["best"])
         except (wandb.Error, OSError, ValueError) as error:
-            return _reason(error)
+            return reason(error)
         return ""
 
     def _go_offline(self, problem: str) -> None:
@@ -228,33 +225,6 @@ def _staged_in(directory: Path) -> Iterator[None]:
         del os.environ[variable]
 
 
-def choose_mode(mode: str | None) -> str:
-    """`online` or `offline`: as asked for, or by whether this machine is logged in; no network is touched.
-
-    `disabled` comes from WANDB_MODE only. Raises ConfigError where online is asked for without an account.
-    """
-    _quiet()
-    import wandb
-
-    wanted = mode or os.environ.get("WANDB_MODE") or None
-    if wanted in ("offline", "dryrun"):
-        return "offline"
-    if wanted == "disabled":
-        return wanted
-    if wanted not in (None, "online"):
-        raise ConfigError(f"WANDB_MODE={wanted} is not a mode: set online, offline or disabled")
-    try:
-        account = wandb.login(prompt=False, verify=False)
-    except wandb.Error as error:
-        raise ConfigError(f"logger=wandb: {error}") from error
-    if wanted == "online" and not account:
-        raise ConfigError(
-            "logger.wandb.mode=online needs an account, and this machine is not logged in: type wandb login, "
-            "or logger.wandb.mode=offline"
-        )
-    return "online" if account else "offline"
-
-
 def _begin(directory: Path, chosen: Mapping[str, Any], mode: str) -> wandb.Run:
     """The W&B run, offline where the server can't be reached."""
     import wandb
@@ -276,13 +246,13 @@ def _begin(directory: Path, chosen: Mapping[str, Any], mode: str) -> wandb.Run:
     }
     run: wandb.Run | None = None
     if mode == "online":
-        problem = _silence()
+        problem = silence()
         try:
             if not problem:
                 run = wandb.init(**arguments, mode="online")
                 log.info("wandb   %s", run.url)
         except (wandb.Error, TimeoutError) as error:
-            problem = _reason(error)
+            problem = reason(error)
         if run is None:
             log.warning(
                 "W&B can't be reached (%s), so this run is kept offline: when it answers, type wandb sync %s",
@@ -296,42 +266,19 @@ def _begin(directory: Path, chosen: Mapping[str, Any], mode: str) -> wandb.Run:
     return run
 
 
-def _silence() -> str:
-    """Why nobody answers where W&B's server is; empty where anybody does, with whatever answer."""
-    import wandb
-
-    url = wandb.setup().settings.base_url
-    try:
-        urllib.request.urlopen(url, timeout=10).close()
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        return "" if isinstance(reason, ssl.SSLError) else f"{url}: {reason}"
-    return ""
-
-
 def _quoted(directory: Path) -> str:
     return shlex.quote(str(directory / "wandb"))
-
-
-def _quiet() -> None:
-    """W&B's reports of its own errors are off, and it prints nothing, unless the environment asks for it."""
-    require("wandb")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def _tags(named: Labels, more: Sequence[str]) -> list[str]:
     return [tag[:64] for tag in dict.fromkeys([*named.tags.values(), *more])]  # W&B takes no longer ones
 
 
-def _reason(error: BaseException) -> str:
-    """What W&B was stopped by, without its advice to people who call it themselves."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return next((line for line in lines if "while retrying: " in line), lines[0]).split("while retrying: ")[
-        -1
-    ]
+def _git(directory: Path) -> dict[str, Any]:
+    """`{"git": {"sha": …, "dirty": …}}`, to filter runs by; nothing outside git."""
+    file = RunDirectory(directory).environment
+    state = json.loads(file.read_text()).get("git") if file.is_file() else None
+    return {"git": state} if state else {}
 
 
 def _samples(samples: Sequence[Sample]) -> Any:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tapetum.cli import main
+from tapetum.launch.local_pool import LocalPool
+from tapetum.runs.directory import RunDirectory
 
 HERE = Path(__file__).parent
 TINY = (
@@ -53,6 +56,32 @@ def train(data: Path, outputs: Path, *more: str) -> Path:
 def runs(outputs: Path) -> list[Path]:
     """Every run below an outputs folder."""
     return sorted(config.parent for config in outputs.glob("detection/*/*/config.yaml"))
+
+
+class Ended:
+    """A job of a sweep that has run, or was only noted."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def poll(self) -> int:
+        return self.code
+
+    def send(self, number: int) -> None:
+        """Nothing is left to ask."""
+
+
+def jobs_in_this_process(monkeypatch: pytest.MonkeyPatch, noted: list[RunDirectory] | None = None) -> None:
+    """Let a sweep run its jobs here, since importing torch takes seconds; or only note them, as failed."""
+
+    def begin(pool: LocalPool, run: RunDirectory, checkpoint: Path | None, config: object) -> Ended:
+        if noted is not None:
+            noted.append(run)
+            return Ended(1)
+        more = [] if checkpoint is None else [str(checkpoint)]
+        return Ended(main(["job", str(run.path), *more]))
+
+    monkeypatch.setattr(LocalPool, "start", begin)
 
 
 def start(verb: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import torch
@@ -89,6 +90,26 @@ class RaiseAt(Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         raise ZeroDivisionError("my own mistake")
+
+
+class OnRank(Callback):
+    """Behind so many optimizer steps one of several processes is killed, fails, or is sent a signal.
+
+    Each step takes a while, so that what comes from outside comes in the middle.
+    """
+
+    def __init__(self, rank: int, step: int, what: str, pause: float = 0.0) -> None:
+        self.rank, self.step, self.what, self.pause = rank, step, what, pause
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        time.sleep(self.pause)
+        if trainer.global_rank != self.rank or trainer.global_step != self.step or "NO_SIGNAL" in os.environ:
+            return
+        if self.what == "raise":
+            raise ZeroDivisionError("my own mistake")
+        if self.what == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        os.kill(os.getpid(), signal.Signals[self.what])
 
 
 class LimitFileSize(Callback):

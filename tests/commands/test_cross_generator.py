@@ -13,7 +13,7 @@ from tapetum.config.overrides import prepare
 from tapetum.errors import ConfigError
 from tapetum.indexes import genimage
 
-from commands.experiments import TINY, run
+from commands.experiments import TINY, jobs_in_this_process, run
 from layouts import make_genimage
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -38,7 +38,7 @@ def test_every_generator_of_genimage_becomes_one_job(tmp_path, monkeypatch):
     make_genimage(tmp_path / "genimage", generators=genimage.GENERATORS, splits={"train": 2, "val": 1})
     monkeypatch.setenv("TAPETUM_DATA", str(tmp_path))
     started = []
-    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda job: started.append(job) or 1)
+    jobs_in_this_process(monkeypatch, started)
     words = ["-m", "experiment=cross_generator", *TINY, f"paths.outputs={tmp_path / 'out'}"]
     assert run("train", *words) == 1, "no job was really run"
     indexes = [yaml.safe_load(job.config.read_text())["data"]["index"] for job in started]

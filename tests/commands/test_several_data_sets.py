@@ -14,7 +14,7 @@ from tapetum.inference.predictor import load
 from tapetum.runs.building import build_index
 from tapetum.runs.directory import open_run
 
-from commands.experiments import TINY, run, runs
+from commands.experiments import TINY, jobs_in_this_process, run, runs
 from layouts import make_cifake, make_genimage
 
 
@@ -61,7 +61,7 @@ def test_a_page_shows_images_of_both(data, tmp_path):
 
 
 def test_a_sweep_has_jobs_of_several_data_sets_and_of_one(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda job: run("job", str(job.path)))
+    jobs_in_this_process(monkeypatch)
     words = ["data=[cifake,genimage],cifake", "data.limit=8", f"paths.outputs={tmp_path}"]
     assert run("train", "-m", *TINY, *words) == 0
     jobs = [open_run(job).read_config() for job in sorted(tmp_path.glob("sweeps/*/*/[01]"))]

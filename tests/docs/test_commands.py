@@ -33,6 +33,7 @@ from tapetum.config.overrides import prepare
 from tapetum.errors import ConfigError
 from tapetum.runs.directory import RunDirectory
 
+from commands.experiments import jobs_in_this_process
 from fetching.hub_server import Hub, serving
 from layouts import (
     make_aigcdetectbenchmark,
@@ -156,7 +157,7 @@ def test_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("TAPETUM_OUTPUTS", raising=False)
     monkeypatch.delenv("TAPETUM_DATA", raising=False)
-    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda run: main(["job", str(run.path)]))
+    jobs_in_this_process(monkeypatch)
     monkeypatch.setattr(sys, "argv", sys.argv)
     context = Page(page, tmp_path)
     for info, body in fences:

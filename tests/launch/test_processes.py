@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tapetum.cli import main
-from tapetum.errors import ConfigError
-from tapetum.launch.processes import world_size
+from tapetum.launch.world import world_size
 from tapetum.runs.checkpoints import read_checkpoint
 
 from commands.experiments import HERE, PLAIN, runs, tiny
@@ -77,11 +76,8 @@ def test_world_size_counts_processes(devices, processes):
     assert world_size({"devices": devices, "num_nodes": 1, "accelerator": "cpu"}) == processes
 
 
-def test_several_machines_are_refused():
-    with pytest.raises(
-        ConfigError, match=r"trainer\.num_nodes=2: one machine is what can be launched so far"
-    ):
-        world_size({"devices": 1, "num_nodes": 2, "accelerator": "cpu"})
+def test_world_size_counts_machines():
+    assert world_size({"devices": 2, "num_nodes": 3, "accelerator": "cpu"}) == 6
 
 
 @pytest.mark.parametrize(

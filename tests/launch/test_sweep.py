@@ -37,11 +37,12 @@ def test_a_sweep_is_a_directory_of_runs_and_their_comparison(photos, tmp_path, c
     assert run("train", *words(photos, tmp_path, "seed=1,2", "name=two seeds")) == 0
     said = capfd.readouterr().out
     sweep = only_sweep(tmp_path, "two seeds")
-    assert {path.name for path in sweep.iterdir()} == {"sweep.yaml", "jobs.csv", "report", "0", "1"}
-    assert yaml.safe_load((sweep / "sweep.yaml").read_text())["jobs"][1][-2:] == [
-        "seed=2",
-        "name=two\\ seeds",
-    ]
+    assert {path.name for path in sweep.iterdir()} == {
+        "sweep.yaml", "sweep.log", "jobs.csv", "report", "0", "1",
+    }  # fmt: skip
+    described = yaml.safe_load((sweep / "sweep.yaml").read_text())
+    assert described["jobs"][1][-2:] == ["seed=2", "name=two\\ seeds"]
+    assert (described["swept"], described["ended"]) == (["seed"], True)
     for number, job in enumerate(jobs(sweep)):
         config = yaml.safe_load((sweep / str(number) / "config.yaml").read_text())
         assert config["seed"] == number + 1

@@ -1,0 +1,74 @@
+"""What a process of a run says when it ends early, for the process that started it.
+
+Of several processes the first to fail is the cause: the others only lose it. So `early_end.json` is written
+once, by whoever comes first, and the one who started them reads and removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..errors import TapetumError
+from .directory import RunDirectory
+
+Kind = Literal["failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class EarlyEnd:
+    """kind: `interrupted` = asked to stop, checkpoint written. rank: of the process. explained: whether the
+    message is the whole story, else it is the last line of a traceback that stands on the terminal.
+    """
+
+    kind: Kind
+    rank: int
+    message: str
+    explained: bool
+
+
+_LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|remote process exited|nccl.*(error|abort)|socket.*closed",
+    re.IGNORECASE,
+)
+
+
+def lost_another(message: str) -> bool:
+    """Whether a process says no more than that another one is gone."""
+    return _LOST.search(message) is not None
+
+
+class PrunedRunError(TapetumError):
+    """A search gave the run up: what it had reached was not promising."""
+
+
+def say_early_end(run: RunDirectory, end: EarlyEnd) -> bool:
+    """Leave word, unless another process was first; whether this one was."""
+    try:
+        with _file(run).open("x", encoding="utf-8") as file:
+            json.dump(asdict(end), file)
+    except FileExistsError:
+        return False
+    return True
+
+
+def heard_early_end(run: RunDirectory) -> EarlyEnd | None:
+    """What the first process said, None where none did; it is said once only."""
+    try:
+        said = json.loads(_file(run).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    _file(run).unlink()
+    return EarlyEnd(**said)
+
+
+def somebody_failed(run: RunDirectory) -> bool:
+    """Whether a process of the run has said that it ended early."""
+    return _file(run).is_file()
+
+
+def _file(run: RunDirectory) -> Path:
+    return run.path / "early_end.json"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.overrides import is_a_file
 from ..errors import TapetumError
 
 if TYPE_CHECKING:
     from ..reports.compare import RunSummary
+    from ..runs.directory import RunDirectory
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,16 +56,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def report_directories(runs: Sequence[Path], out: Path) -> Path:
-    """Compare runs: prints the table, writes `out/index.html`, returns its path."""
-    from ..reports.compare import compare, comparison
+    """Compare runs: prints the table, writes `out/index.html`, returns its path.
+
+    Runs that did not finish, or that a search gave up, are shown apart: leave them in.
+    """
+    from ..launch.sweep_directory import read_sweep
+    from ..reports.compare import MOST_SHOWN, comparison
+    from ..reports.comparison_page import write_comparison
     from ..reports.comparison_table import comparison_lines, comparison_table
+    from ..reports.labels import run_names
     from .console import console
 
-    found = comparison([_summary(run, runs) for run in runs])
+    parents = {run.parent for run in runs}
+    sweeps = {one: read_sweep(one) if (one / "sweep.yaml").is_file() else {} for one in parents}
+    names = run_names(runs)
+    summaries = {run: _summary(run, name, sweeps[run.parent]) for run, name in zip(runs, names, strict=True)}
+    # predictions of hundreds of runs take minutes to judge, and the page shows those of the best
+    best = comparison(list(summaries.values())).groups[:MOST_SHOWN]
+    shown = {run.name for group in best for run in group.runs}
+    found = comparison([_judged(run, one) if one.name in shown else one for run, one in summaries.items()])
     console.print(comparison_table(found, console.width))
     for line in comparison_lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return compare(found, out)
+    return write_comparison(found, out)
 
 
 def runs_below(directories: Sequence[Path]) -> list[Path]:
@@ -86,28 +103,50 @@ def runs_below(directories: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _summary(path: Path, among: Sequence[Path]) -> RunSummary:
-    from ..reports.compare import RunSummary
-    from ..reports.labels import run_name
+def _summary(path: Path, name: str, sweep: Mapping[str, Any]) -> RunSummary:
+    """What a run's small files say; `_judged` adds its predictions. sweep: sweep.yaml, empty without one."""
+    from ..reports.compare import Pruned, RunSummary
     from ..runs.directory import RunDirectory
     from ..runs.history import read_history
-    from ..tasks import task_of
-    from .finish import read_parts, unfinished
 
     run = RunDirectory(path)
-    config = run.read_config()
-    metrics = run.read_metrics()
-    task = task_of(config)
-    predictions = read_parts(run, task)
-    history = read_history(run.history) if run.history.is_file() else []
+    given_up = not run.finished and run.pruned.is_file()
+    end = json.loads(run.pruned.read_text()) if given_up else None
+    pruned = None
+    if end is not None:
+        value = math.nan if end["value"] is None else end["value"]
+        pruned = Pruned(end["epoch"], end["step"], value, end["reason"])
+    jobs = {str(number): overrides for number, overrides in sweep.get("jobs", {}).items()}
     return RunSummary(
-        name=run_name(path, among),
-        config=config,
-        history=history,
-        metrics=metrics,
-        intervals=task.intervals(predictions, metrics, config),
-        judged=task.judged(predictions, metrics),
-        unfinished="; ".join(unfinished(run)).removeprefix("The run ").removesuffix("."),
+        name=name,
+        config=run.read_config(),
+        history=read_history(run.history) if run.history.is_file() else [],
+        metrics=run.read_metrics(),
+        unfinished="" if run.finished or pruned else _ending(run),
+        pruned=pruned,
+        overrides=jobs.get(path.name, []),
+        swept=sweep.get("swept", []) if path.name in jobs else [],
+    )
+
+
+def _ending(run: RunDirectory) -> str:
+    from .finish import unfinished
+
+    return "; ".join(unfinished(run)).removeprefix("The run ").removesuffix(".")
+
+
+def _judged(path: Path, summary: RunSummary) -> RunSummary:
+    """With the intervals of its figures and its test predictions."""
+    from ..runs.directory import RunDirectory
+    from ..tasks import task_of
+    from .finish import read_parts
+
+    task = task_of(summary.config)
+    predictions = read_parts(RunDirectory(path), task)
+    return replace(
+        summary,
+        intervals=task.intervals(predictions, summary.metrics, summary.config),
+        judged=task.judged(predictions, summary.metrics),
     )
 
 

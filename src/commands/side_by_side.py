@@ -19,9 +19,10 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
     """
     from ..evaluation.paired import Judged
     from ..evaluation.table import evaluation_table
-    from ..reports.compare import RunSummary, compare, comparison
+    from ..reports.compare import RunSummary, comparison
+    from ..reports.comparison_page import write_comparison
     from ..reports.comparison_table import comparison_lines, comparison_table
-    from ..reports.labels import run_name
+    from ..reports.labels import run_names
     from ..reports.side_by_side import paired_table, side_table, write_side_tables
     from ..runs.directory import RunDirectory, open_run, stamp
     from ..runs.history import read_history
@@ -31,12 +32,12 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
 
     opened = [open_run(run) for run in runs]
     summaries, judged_by = [], {}
-    for own, directory in zip(opened, evaluations, strict=True):
+    names = run_names([run.path for run in opened])
+    for own, name, directory in zip(opened, names, evaluations, strict=True):
         made = RunDirectory(directory)
         figures = made.read_metrics()
         # what chose a run's checkpoint is a figure on its own val, which other data lacks
         chose = {key: value for key, value in own.read_metrics().items() if key.startswith("val/")}
-        name = run_name(own.path, [other.path for other in opened])
         config = _with_training(made.read_config(), own.read_config())
         task = task_of(config)
         predictions = read_parts(made, task)
@@ -62,7 +63,7 @@ def side_by_side(runs: Sequence[str], evaluations: Sequence[Path]) -> Path:
         console.print(side_table(tables))
     if found.figures:
         console.print(paired_table(found))
-    page = compare(found, out)
+    page = write_comparison(found, out)
     if tables:
         write_side_tables(tables, found, out)
     console.print(f"report  {page}", highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _Line = tuple[str, int, list[float], list[float]]
 _MOST_NAMED = 12
+_LETTERS = 13  # of a legend, an inch
 _LABEL = 36  # letters of a row's name before it goes on in the next line
 
 
@@ -55,9 +56,12 @@ def overlaid_curves(runs: Sequence[tuple[str, int, Sequence[Row]]], monitor: str
                 figure.axes[0].plot([], [], color=_colour(group), linestyle=_style(group), label=label)[0]
                 for group, label in sorted(names.items())
             ]
-            figure.legend(handles=handles, loc="outside lower left", ncols=min(3, len(handles)))
+            fitting = int(_LETTERS * width / (max(map(len, names.values())) + 7))  # 7: the line before it
+            columns = max(1, min(3, fitting, len(handles)))
+            figure.legend(handles=handles, loc="outside lower left", ncols=columns)
 
-    return render(draw, (9.6, 3.7) if len(panels) > 1 else (7.0, 3.7))
+    width = 9.6 if len(panels) > 1 else 7.0
+    return render(draw, (width, 3.7))
 
 
 def dots(groups: Sequence[tuple[str, Sequence[tuple[float, Interval | None]]]], metric: str) -> bytes | None:
@@ -83,7 +87,7 @@ def dots(groups: Sequence[tuple[str, Sequence[tuple[float, Interval | None]]]], 
         upright = ", the upright line is the group's mean" if any(len(runs) > 1 for _, runs in kept) else ""
         _title(figure, f"{metric}: dots are runs with their 95 % interval{upright}")
 
-    return render(draw, (9.6, 1.2 + 0.42 * len(kept)))
+    return render(draw, (9.6, 1.2 + _row(len(kept)) * len(kept)))
 
 
 def differences(rows: Sequence[tuple[str, Difference]], metric: str, reference: str) -> bytes | None:
@@ -103,7 +107,7 @@ def differences(rows: Sequence[tuple[str, Difference]], metric: str, reference: 
         ax.set(xlabel=f"{metric}, difference to {reference}")
         _title(figure, "Difference on the same images with its 95 % interval; grey: 0 is inside")
 
-    return render(draw, (9.6, 1.2 + 0.42 * len(rows)))
+    return render(draw, (9.6, 1.2 + _row(len(rows)) * len(rows)))
 
 
 def _lines(runs: Sequence[tuple[str, int, Sequence[Row]]], name: str | None) -> list[_Line]:
@@ -141,6 +145,11 @@ def _rows(ax: Any, labels: Sequence[str]) -> None:
     ax.tick_params(axis="y", labelcolor=INK)
     ax.grid(axis="y", visible=False)
     ax.set_ylim(-0.6, len(labels) - 0.4)
+
+
+def _row(rows: int) -> float:
+    """Inches a row; of many, what two lines of a label take."""
+    return 0.42 if rows <= 10 else 0.3
 
 
 def _title(figure: Figure, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ NO_CHOICE = (
     "hydra.",
     "logger.",
     "launcher.",
+    "sweep.",
     "resume",
     "data.num_workers",
     "data.cache",
@@ -37,23 +39,33 @@ def choices(config: Mapping[str, Any]) -> dict[str, str]:
     root = config.get("seed")
     kept: dict[str, str] = {}
     for key, value in flatten(config).items():
-        if key == "seed" or (key.endswith(".seed") and value == root):
+        if key.endswith(".seed") and value == root:
             continue
-        bare = key.removeprefix(f"{TRAINED}.")
-        if any(bare == name or (name.endswith(".") and bare.startswith(name)) for name in NO_CHOICE):
-            continue
-        kept[key] = plain(value)
+        if is_choice(key):
+            kept[key] = plain(value)
     return kept
 
 
-def run_name(path: Path, among: Sequence[Path]) -> str:
-    """The shortest end of a run's path that no other run has."""
-    parts = path.resolve().parts
-    for length in range(1, len(parts)):
-        name = "/".join(parts[-length:])
-        if sum(other.resolve().parts[-length:] == parts[-length:] for other in among) == 1:
-            return name
-    return str(path)
+def is_choice(key: str) -> bool:
+    """Whether a dotted key, or a group's name, may move a figure: none of NO_CHOICE, and not the seed."""
+    bare = key.removeprefix(f"{TRAINED}.")
+    return bare != "seed" and not any(
+        bare == name.removesuffix(".") or (name.endswith(".") and bare.startswith(name)) for name in NO_CHOICE
+    )
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest end of each run's path that no other run has."""
+    every = [path.resolve().parts for path in paths]
+    names = [str(path) for path in paths]
+    left = set(range(len(paths)))
+    for length in range(1, max(map(len, every), default=0)):
+        ends = Counter(parts[-length:] for parts in every)
+        for place in [place for place in left if ends[every[place][-length:]] == 1]:
+            if length < len(every[place]):
+                names[place] = "/".join(every[place][-length:])
+                left.remove(place)
+    return names
 
 
 def group_labels(groups: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
@@ -67,8 +79,8 @@ def group_labels(groups: Sequence[Mapping[str, str]], differing: Sequence[str]) 
     while len({tuple(row[at] for at in used) for row in rows}) < len(rows):
         rest = [at for at in range(len(differing)) if at not in used]
         used.append(max(rest, key=lambda at: _told_apart(rows, [*used, at], differing[at])))
-    names = [_tail(differing[at], differing) for at in used]
-    for shorten, absent in ((_short, False), (_short, True), (_whole, True)):
+    names = [tail(differing[at], differing) for at in used]
+    for shorten, absent in ((short, False), (short, True), (_whole, True)):
         labels = [
             ", ".join(
                 f"{name}={shorten(differing[at], row[at])}"
@@ -87,7 +99,7 @@ def _told_apart(rows: list[list[str]], used: list[int], key: str) -> tuple[int, 
     return len({tuple(row[at] for at in used) for row in rows}), key.endswith("._target_")
 
 
-def _tail(key: str, keys: Sequence[str]) -> str:
+def tail(key: str, keys: Sequence[str]) -> str:
     """The shortest end of a dotted key that no other shares; a target goes by what it builds."""
     bare = key.removesuffix("._target_")
     others = [other.removesuffix("._target_") for other in keys if other != key]
@@ -99,7 +111,7 @@ def _tail(key: str, keys: Sequence[str]) -> str:
     return key
 
 
-def _short(key: str, value: str) -> str:
+def short(key: str, value: str) -> str:
     """A target by what it builds, `tapetum.detectors.npr.NPR` as `NPR`; a path by its end."""
     if key.endswith("_target_"):
         return value.rpartition(".")[2]

@@ -6,7 +6,8 @@ import statistics
 import pytest
 from tapetum.errors import DataError
 from tapetum.evaluation.paired import Judged, paired
-from tapetum.reports.compare import RunSummary, compare, comparison
+from tapetum.reports.compare import RunSummary, comparison
+from tapetum.reports.comparison_page import write_comparison
 from tapetum.reports.comparison_table import comparison_lines, comparison_table
 
 from evaluation.prediction_tables import predictions, random_predictions
@@ -135,7 +136,7 @@ def test_nothing_and_two_of_one_name_are_errors():
 
 
 def test_the_page_holds_groups_curves_and_intervals(tmp_path):
-    page = read(compare(comparison(SWEEP), tmp_path))
+    page = read(write_comparison(comparison(SWEEP), tmp_path))
     assert page.problems == []
     mean, deviation = statistics.fmean([0.90, 0.94, 0.91]), statistics.stdev([0.90, 0.94, 0.91])
     assert f"lr=0.001 3 {mean:.4f} ± {deviation:.4f}" in page.text
@@ -148,25 +149,26 @@ def test_the_page_holds_groups_curves_and_intervals(tmp_path):
         "runs.csv",
         "curves.png",
         "figures.png",
+        "parameters.png",
     }
 
 
 def test_hostile_names_stay_text(tmp_path):
     evil = "<script>alert(1)</script>"
-    page = compare(comparison([run(evil, 0.9, optimizer__lr=evil), run("b", 0.8)]), tmp_path)
+    page = write_comparison(comparison([run(evil, 0.9, optimizer__lr=evil), run("b", 0.8)]), tmp_path)
     assert "<script" not in page.read_text(encoding="utf-8")
     assert read(page).problems == []
 
 
 def test_runs_without_figures_have_a_page(tmp_path):
-    page = read(compare(comparison([RunSummary("a", CONFIG, [], {})]), tmp_path))
+    page = read(write_comparison(comparison([RunSummary("a", CONFIG, [], {})]), tmp_path))
     assert page.problems == []
     assert "None of the runs has figures yet." in page.text
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_the_csv_has_a_line_a_run_best_first(tmp_path):
-    compare(comparison(SWEEP), tmp_path)
+    write_comparison(comparison(SWEEP), tmp_path)
     with (tmp_path / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [line["run"] for line in rows] == ["3", "1", "2", "0", "4"]
@@ -294,7 +296,7 @@ def test_other_test_images_are_said():
 
 def test_the_page_shows_differences_and_their_picture(tmp_path):
     found = comparison([judged("a", images=1), judged("b", images=2, optimizer__lr=0.1)])
-    page = read(compare(found, tmp_path))
+    page = read(write_comparison(found, tmp_path))
     assert page.problems == []
     difference = found.against[0].paired.differences["auroc"]
     assert f"{difference.low:+.4f} to {difference.high:+.4f}".replace("-", "−") in page.text
@@ -303,7 +305,7 @@ def test_the_page_shows_differences_and_their_picture(tmp_path):
 
 def test_the_page_says_why_two_cannot_be_held_against_each_other(tmp_path):
     found = comparison([judged("a", data__root="photos"), judged("b", data__root="scans")])
-    page = read(compare(found, tmp_path))
+    page = read(write_comparison(found, tmp_path))
     assert page.problems == []
     assert "No two can be held against each other: they were judged on different data." in page.text
 
@@ -335,7 +337,7 @@ def test_how_a_run_ended_stands_in_the_notes_and_in_its_line(tmp_path):
     crashed = RunSummary("5", run("5", 0.5, optimizer__lr=9).config, [], {}, unfinished=ended)
     found = comparison([*SWEEP, crashed])
     assert found.notes == [f"5 {ended}."]
-    assert read(compare(found, tmp_path)).text.count(ended) == 2
+    assert read(write_comparison(found, tmp_path)).text.count(ended) == 2
     assert f"5 {ended}." in comparison_lines(found)
 
 

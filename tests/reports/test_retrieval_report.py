@@ -11,7 +11,8 @@ from tapetum.errors import ImageError
 from tapetum.evaluation.retrieval import evaluate, intervals, judge
 from tapetum.reports import retrieval_plots as plots
 from tapetum.reports import retrieval_sections as sections
-from tapetum.reports.compare import RunSummary, compare, comparison
+from tapetum.reports.compare import RunSummary, comparison
+from tapetum.reports.comparison_page import write_comparison
 from tapetum.reports.retrieval import write_retrieval_report
 from tapetum.reports.retrieval_strips import FRAME, SIDE, strips
 from tapetum.reports.retrieval_terminal import warnings, without_classes, worst_classes
@@ -379,7 +380,7 @@ def test_runs_are_compared_by_their_figures_with_intervals(tables, tmp_path):
         config = CONFIG | {"seed": seed, "model": {"fit": True, "decision": DECISION | {"rule": rule}}}
         judged = TASK.judged(tables, metrics)
         runs.append(RunSummary(f"run {seed}", config, HISTORY, metrics, bounds, judged))
-    page = read(compare(comparison(runs), tmp_path))
+    page = read(write_comparison(comparison(runs), tmp_path))
     assert page.problems == []
     assert f"{figures['map_at_r']:.4f}" in page.text
     assert "test/map_at_r" in page.text

@@ -8,7 +8,8 @@ import pytest
 from tapetum.evaluation.detection import evaluate
 from tapetum.evaluation.paired import Judged
 from tapetum.evaluation.table import evaluation_table
-from tapetum.reports.compare import RunSummary, compare, comparison
+from tapetum.reports.compare import RunSummary, comparison
+from tapetum.reports.comparison_page import write_comparison
 from tapetum.reports.side_by_side import paired_table, side_table, write_side_tables
 
 from evaluation.prediction_tables import random_predictions
@@ -60,7 +61,7 @@ def test_files_hold_every_run_and_the_paired_differences(beside, tmp_path):
 
 def test_runs_trained_on_one_generator_each_get_a_matrix(beside, tmp_path):
     found, _ = beside
-    page = read(compare(found, tmp_path))
+    page = read(write_comparison(found, tmp_path))
     assert "Across generators" in page.text
     assert (tmp_path / "matrix.png").is_file()
     rows = list(csv.reader((tmp_path / "matrix.csv").open()))

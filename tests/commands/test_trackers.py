@@ -18,12 +18,11 @@ import pytest
 import wandb
 import yaml
 from mlflow import MlflowClient
-from tapetum.cli import main
 from tapetum.evaluation.curves import most_confidently_wrong
 from tapetum.runs.resume import flatten
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from commands.experiments import run, runs, tiny, train
+from commands.experiments import jobs_in_this_process, run, runs, tiny, train
 from commands.tracker_servers import WandbServer, mlflow_server, of_type, wandb_records
 
 ALL = ("logger=[wandb,tensorboard,mlflow]", "logger.wandb.mode=offline")
@@ -271,7 +270,7 @@ def test_a_run_that_fails_has_failed_in_every_tracker(folder, tmp_path, database
 
 
 def test_a_sweep_gives_one_finished_run_a_job_in_one_group(folder, tmp_path, database, monkeypatch):
-    monkeypatch.setattr("tapetum.launch.sweep.run_in_process", lambda job: main(["job", str(job.path)]))
+    jobs_in_this_process(monkeypatch)
     more = (*ALL, f"logger.mlflow.tracking_uri={database}", "name=seeds", "seed=1,2")
     assert run("train", "-m", *tiny(folder, tmp_path, *more)) == 0
     (sweep,) = (tmp_path / "sweeps" / "seeds").iterdir()
@@ -279,7 +278,8 @@ def test_a_sweep_gives_one_finished_run_a_job_in_one_group(folder, tmp_path, dat
         (directory,) = (sweep / number / "wandb").glob("offline-run-*")
         found = wandb_records(directory)
         (began,) = of_type(found, "run")
-        assert (began["display_name"], began["run_group"]) == (f"seeds/{number}", f"seeds/{sweep.name}")
+        name = f"seed={int(number) + 1}"
+        assert (began["display_name"], began["run_group"]) == (name, f"seeds/{sweep.name}")
         assert len(of_type(found, "exit")) == 1
         assert mlflow_run(sweep / number, database).data.tags["group"] == f"seeds/{sweep.name}"
         assert mlflow_run(sweep / number, database).info.status == "FINISHED"

@@ -42,6 +42,7 @@ def explain(composed: Composed) -> dict[str, Any]:
     check_config(composed, need_files=False)
     from ..images.geometry import with_geometry
     from ..indexes.walk import MissingFolder
+    from ..launch.world import world_size
     from ..runs.building import build_index, build_network_on_meta, parameter_counts
     from ..runs.memory import UnknownMemoryError, estimate
     from ..tasks import task_of
@@ -99,7 +100,9 @@ def explain(composed: Composed) -> dict[str, Any]:
         "schedule": _call(config["scheduler"]),
         "precision": config["trainer"]["precision"],
         "accelerator": config["trainer"]["accelerator"],
-        "effective batch": config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"],
+        "effective batch": config["data"]["batch_size"]
+        * config["trainer"]["accumulate_grad_batches"]
+        * world_size(config["trainer"]),
         "steps": steps,
         "monitor": f"{config['train']['monitor']} ({config['train']['mode']})",
         "memory": memory,
@@ -140,7 +143,9 @@ def _answers_line(answers: Mapping[str, str]) -> str:
 
 
 def _steps(config: Mapping[str, Any], images: int) -> dict[str, int]:
-    batches = max(1, images // config["data"]["batch_size"])
+    from ..launch.world import world_size
+
+    batches = max(1, images // (config["data"]["batch_size"] * world_size(config["trainer"])))
     per_epoch = math.ceil(batches / config["trainer"]["accumulate_grad_batches"])
     return {"per epoch": per_epoch, "total": per_epoch * (config["trainer"]["max_epochs"] or 0)}
 

@@ -49,7 +49,7 @@ def _one_of_several(run: RunDirectory, config: Mapping[str, Any], checkpoint: Pa
     Only the first to fail has something to say, the others have lost it. What explains itself is told by
     the starting process; anything else ends here with its traceback.
     """
-    from ..runs.early_end import EarlyEnd, PrunedRunError, lost_another, say_early_end
+    from ..runs.early_end import EarlyEnd, PrunedRunError, lost_another, say_early_end, waited_in_vain
     from ..runs.interrupt import InterruptedRunError
     from .train import execute
 
@@ -66,7 +66,7 @@ def _one_of_several(run: RunDirectory, config: Mapping[str, Any], checkpoint: Pa
         return 1
     except Exception as error:
         message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        lost = lost_another(str(error))
+        lost = lost_another(str(error)) or waited_in_vain(str(error))
         if lost:
             time.sleep(_YIELD_S)  # the other one may be about to say why it is gone
         if say_early_end(run, EarlyEnd("failed", rank, message, explained=lost)) and not lost:

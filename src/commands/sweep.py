@@ -16,6 +16,7 @@ from .hydra_flags import is_multirun, split
 def sweep(arguments: Sequence[str]) -> int:
     """Hand a command line to Hydra; after a sweep, print its table and the report's path. The exit code."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig
 
     multirun = is_multirun(arguments)
@@ -37,6 +38,8 @@ def sweep(arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, instead of as text and exit(1)
     try:
         task()
+    except HydraException as error:
+        raise ConfigError(_problem(error)) from error
     finally:
         sys.argv = before
         if full is None:
@@ -71,6 +74,17 @@ def summarise(directory: Path) -> int:
     if any(job["status"] == "failed" for job in left):
         return 1
     return 130 if left else 0
+
+
+def _problem(error: Exception) -> str:
+    """What Hydra can't sweep over, in words that help."""
+    said = str(error).splitlines()[0]
+    if "does not support sweep type" in said:
+        return (
+            "an interval has no end of values, so it takes a search: type -m sweep=optuna beside it, or give "
+            "the values, as in optimizer.lr=0.001,0.0003"
+        )
+    return said
 
 
 def _directory(overrides: Sequence[str]) -> tuple[list[str], Path]:

@@ -233,7 +233,7 @@ class _Wired:
         self.data = build_datamodule(config, checked.index, self.module, progress)
         self.describe, callbacks = self._callbacks(console)
         self.history = MetricsCsv(run.history)
-        settings = trainer_settings(config["trainer"])
+        settings = trainer_settings(config["trainer"], config["train"]["timeout_minutes"])
         settings["profiler"] = profiler(settings.get("profiler"), run.path)
         if not len(checked.index.rows("val")):
             settings["limit_val_batches"] = 0

@@ -50,6 +50,7 @@ class Train:
     mode: Literal["min", "max"]
     compile: bool
     channels_last: bool
+    timeout_minutes: float
 
 
 @dataclass(frozen=True)

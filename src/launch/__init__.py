@@ -1,1 +1,1 @@
-"""Several processes, several jobs: torchrun and sweeps."""
+"""Several processes, several machines, several jobs."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TapetumError, TrainingError
 from ..runs.directory import RunDirectory
-from ..runs.early_end import EarlyEnd, heard_early_end, lost_another
+from ..runs.early_end import EarlyEnd, heard_early_end, lost_another, waited_in_vain
 from ..runs.interrupt import InterruptedRunError
 from .meeting import Meeting
 from .watch import PARENT
@@ -108,6 +108,13 @@ def _cause(
         )
     if said.kind == "interrupted":
         return _stopped(run, said.message)
+    if waited_in_vain(said.message):
+        minutes = run.read_config()["train"]["timeout_minutes"]
+        return TrainingError(
+            f"process {said.rank} of {count} waited for another one longer than "
+            f"train.timeout_minutes={minutes:g} ({said.message}): one of them hangs, or does much "
+            f"more than the others. {_go_on(run)}"
+        )
     if not said.explained:
         return TrainingError(
             f"process {said.rank} of {count} failed: {said.message} (its traceback is above)"

@@ -65,7 +65,8 @@ def comparison_lines(found: Comparison) -> list[str]:
     runs = [] if _groups_only(found) or _short(found) else found.runs[:MOST_SHOWN]
     lines = [f"{place:>2}  {run.name}" for place, run in enumerate(runs, 1)]
     lines += [*found.notes, *([found.verdict] if found.verdict else [])]
-    typed = command(found.best) if found.best is not None else ""
+    # A search has said its best command before, also where that is of another sweep.
+    typed = command(found.best) if found.best is not None and not found.best.config.get("sweep") else ""
     return [*lines, f"best    {typed}"] if typed else lines
 
 

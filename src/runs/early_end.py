@@ -36,6 +36,11 @@ _LOST = re.compile(
 )
 
 
+def waited_in_vain(message: str) -> bool:
+    """Whether a process gave up waiting for another one."""
+    return re.search(r"timed out|collective operation timeout", message, re.IGNORECASE) is not None
+
+
 def lost_another(message: str) -> bool:
     """Whether a process says no more than that another one is gone."""
     return _LOST.search(message) is not None

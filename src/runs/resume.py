@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.log_every_n_steps",
+    "train.timeout_minutes",
 )
 """Keys that a resumed run may set anew; the Index's fingerprint guards what lies behind data.root."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed import tensor as distributed_tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -43,8 +44,8 @@ class FullySharded(ModelParallelStrategy):
     weights.
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1)
+    def __init__(self, timeout: timedelta) -> None:
+        super().__init__(tensor_parallel_size=1, timeout=timeout)
         self._blocks: list[FSDPModule] = []
         self._roots: list[FSDPModule] = []
 
@@ -194,12 +195,18 @@ class FullySharded(ModelParallelStrategy):
         return distribute_tensor(tensor, self._mesh, [Shard(0)], src_data_rank=None)
 
 
-def trainer_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """`trainer` as Lightning's Trainer takes it: the strategy that it has no name for is built."""
-    if trainer.get("strategy") != NAME:
-        return dict(trainer)
-    # What is gathered first in inference mode could never be trained.
-    return {**trainer, "strategy": FullySharded(), "inference_mode": False}
+def trainer_settings(trainer: Mapping[str, Any], timeout_minutes: float = 30) -> dict[str, Any]:
+    """`trainer` as Lightning's Trainer takes it, with the strategies of several processes built.
+
+    timeout_minutes: how long a process waits in them for another one.
+    """
+    timeout = timedelta(minutes=timeout_minutes)
+    if trainer.get("strategy") == "ddp":
+        return {**trainer, "strategy": DDPStrategy(timeout=timeout)}
+    if trainer.get("strategy") == NAME:
+        # What is gathered first in inference mode could never be trained.
+        return {**trainer, "strategy": FullySharded(timeout), "inference_mode": False}
+    return dict(trainer)
 
 
 def unsharded(module: LightningModule, config: Mapping[str, Any]) -> nn.Module:

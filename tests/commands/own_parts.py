@@ -95,11 +95,15 @@ class RaiseAt(Callback):
 class OnRank(Callback):
     """Behind so many optimizer steps one of several processes is killed, fails, or is sent a signal.
 
-    Each step takes a while, so that what comes from outside comes in the middle.
+    Each step takes a while, so that what comes from outside comes in the middle. ON_RANK in the environment,
+    `rank:step:what`, says something else than the config, which a resumed run may not change.
     """
 
     def __init__(self, rank: int, step: int, what: str, pause: float = 0.0) -> None:
         self.rank, self.step, self.what, self.pause = rank, step, what, pause
+        if "ON_RANK" in os.environ:
+            one, two, self.what = os.environ["ON_RANK"].split(":")
+            self.rank, self.step = int(one), int(two)
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         time.sleep(self.pause)
@@ -107,6 +111,8 @@ class OnRank(Callback):
             return
         if self.what == "raise":
             raise ZeroDivisionError("my own mistake")
+        if self.what == "hang":
+            time.sleep(600)
         if self.what == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         os.kill(os.getpid(), signal.Signals[self.what])

@@ -97,7 +97,14 @@ NEEDED |= {("data", "llava"): ["model=qwen_vl_lora"]}  # one of its conversation
 # Its word stands in a question of its own.
 NEEDED |= {("model", "instructblip_prompt"): ["data=synthetic", "data.index.train=64"]}
 NEEDED |= {("model", "clip_gpt2"): ["model.net.language_model=${oc.env:TAPETUM_DATA}/tiny-gpt2"]}
-NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16"}
+NEEDED |= {
+    ("sweep", name): [f"experiment={experiment}"]
+    for name, experiment in {
+        "captioning_grid": "flickr30k_clip_qwen", "pixel_llm": "pixel_llm", "vlm": "instructblip_lora",
+    }.items()
+}  # fmt: skip
+
+NEEDS_A_GPU = {"gpu", "gpu_bf16", "mps", "ddp", "ddp_bf16", "fsdp_bf16"}
 TINY = ["data.index.train=64", "data.index.test=32"]
 EXPERIMENTS = option_names("experiment")
 

@@ -17,6 +17,7 @@ FILES = sorted(
         *(
             ROOT / "src" / name
             for name in (
+                "commands/dashboard.py",
                 "commands/data_sets.py", "commands/doctor.py", "commands/download.py", "commands/predict.py",
                 "commands/report.py", "commands/resuming.py", "commands/show.py", "datamodules/features.py",
                 "datamodules/kept.py", "fetching/hub.py", "images/parquet_images.py", "images/sources.py",
@@ -25,7 +26,10 @@ FILES = sorted(
                 "inference/verdicts.py", "metrics/own.py", "runs/averaging.py", "runs/checkpoints.py",
                 "runs/directory.py", "runs/finding.py", "runs/gradual_unfreeze.py", "runs/interrupt.py",
                 "runs/loading.py", "runs/lock.py", "runs/mlflow_logger.py", "runs/resume.py",
-                "runs/trackers.py", "runs/wandb_logger.py",
+                "runs/shards.py", "runs/study.py",
+                "runs/trackers.py", "runs/wandb_account.py", "runs/wandb_logger.py",
+                "launch/meeting.py", "launch/local_pool.py", "launch/cluster.py", "launch/sweep_directory.py",
+                "launch/world.py",
             )
         ),
     ]

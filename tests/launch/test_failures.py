@@ -49,10 +49,12 @@ def ended(process):
         ("SIGKILL", "error: process 1 of 2 was killed by SIGKILL (by the system, where memory ran out"),
         ("raise", "error: process 1 of 2 failed: ZeroDivisionError: my own mistake (its traceback is above)"),
         ("memory", "error: process 1 of 2: out of memory while training with data.batch_size=4"),
+        ("hang", "error: process 0 of 2 waited for another one longer than train.timeout_minutes=0.4"),
     ],
 )
 def test_a_process_that_fails_ends_the_run_with_its_own_error(photos, tmp_path, what, said):
-    process = start("train", *words(photos, tmp_path, 1, 3, what))
+    more = ("train.timeout_minutes=0.4",) if what == "hang" else ()
+    process = start("train", *words(photos, tmp_path, 1, 3, what, *more))
     code, _, err = ended(process)
     (made,) = runs(tmp_path)
     assert code == 1, err
@@ -66,27 +68,30 @@ def test_a_process_that_fails_ends_the_run_with_its_own_error(photos, tmp_path, 
     assert listed.stdout == ""
 
 
-def test_a_signal_stops_both_behind_the_same_step_and_the_run_goes_on_as_if_nothing_had_happened(
+def test_two_processes_that_were_killed_and_interrupted_end_at_the_weights_of_an_undisturbed_run(
     photos, tmp_path
 ):
     more = ("+callbacks.end.pause=0.6", "trainer.accumulate_grad_batches=2", "data.batch_size=2")
-    cut = start("train", *words(photos, tmp_path / "cut", 1, 3, "SIGUSR1", *more))
-    code, _, err = ended(cut)
+    more = (*more, "callbacks.checkpoint.every_n_steps=1")
+    cut = words(photos, tmp_path / "cut", 1, 3, "SIGKILL", *more)
+    code, _, err = ended(start("train", *cut))
     (made,) = runs(tmp_path / "cut")
+    assert code == 1, err
+    assert f"To go on from the last checkpoint, repeat the command with resume={made}" in err
+    assert read_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == 3
+    code, _, err = ended(start("train", *cut, f"resume={made}", ON_RANK="1:5:SIGUSR1"))
     assert code == 130, err
-    assert f"stopped by SIGUSR1 after step 4; to go on, repeat the command with resume={made}" in err
-    assert read_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == 4
-    again = start(
-        "train", *words(photos, tmp_path / "cut", 1, 3, "SIGUSR1", *more), f"resume={made}", NO_SIGNAL="1"
-    )
-    code, _, err = ended(again)
+    assert f"stopped by SIGUSR1 after step 6; to go on, repeat the command with resume={made}" in err
+    assert read_checkpoint(made / "checkpoints" / "last.ckpt")["global_step"] == 6
+    code, _, err = ended(start("train", *cut, "resume=auto", NO_SIGNAL="1"))
     assert code == 0, err
-    straight = start("train", *words(photos, tmp_path / "straight", 1, 3, "SIGUSR1", *more), NO_SIGNAL="1")
-    code, _, err = ended(straight)
+    straight = words(photos, tmp_path / "straight", 1, 3, "SIGKILL", *more)
+    code, _, err = ended(start("train", *straight, NO_SIGNAL="1"))
     assert code == 0, err
     (whole,) = runs(tmp_path / "straight")
+    (again,) = runs(tmp_path / "cut")
     reached, expected = (
-        read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (made, whole)
+        read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (again, whole)
     )
     for name, value in expected.items():
         assert torch.allclose(reached[name], value, atol=1e-6, rtol=0), name

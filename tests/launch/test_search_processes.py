@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ import pytest
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from commands.experiments import TINY, run
+from commands.experiments import TINY, in_process, start
 from layouts import make_folder
 
 TESTS = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def test_two_processes_that_start_at_once_share_a_study(tmp_path, kind):
     assert len({str(trial.params) for trial in trials}) == 8
 
 
-def test_a_search_over_jobs_of_two_processes_prunes_the_one_that_diverges(tmp_path, capfd):
+def test_a_search_over_jobs_of_two_processes_is_killed_goes_on_and_prunes_the_one_that_diverges(tmp_path):
     photos = make_folder(tmp_path / "photos", splits={"train": 8, "val": 4, "test": 4})
     words = [
         *("sweep=optuna", "sweep.sampler=grid", "sweep.seed=1", "sweep.pruner=median"),
@@ -55,9 +56,25 @@ def test_a_search_over_jobs_of_two_processes_prunes_the_one_that_diverges(tmp_pa
         *("train.monitor=val/loss", "train.mode=min", "accelerator=cpu_ddp", "data.batch_size=4"),
         *(word for word in TINY if word.startswith(("model", "data.num_workers"))),
         *("data=folder", f"data.root={photos}", f"paths.outputs={tmp_path}", "callbacks=none"),
+        *("allow_targets=[own_parts]", "+callbacks.slow._target_=own_parts.OnRank", "+callbacks.slow.rank=7"),
+        *("+callbacks.slow.step=0", "+callbacks.slow.what=SIGTERM", "+callbacks.slow.pause=0.3"),
     ]
-    assert run("train", "-m", *words) == 0
+    killed = start("train", "-m", *words)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("sweeps/*/*/0/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
     (file,) = tmp_path.glob("sweeps/*/*/jobs.csv")
+    while subprocess.run(["pgrep", "-f", str(file.parent)], capture_output=True, check=False).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (file.parent / "0" / "metrics.json").exists()
+    done = in_process("train", "-m", *words, "resume=auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job 0 (1 of 2), from its checkpoint: optimizer.lr=0.001" in done.stdout
     with file.open(newline="") as table:
         jobs = list(csv.DictReader(table))
     assert [job["status"] for job in jobs] == ["finished", "pruned"]
@@ -77,4 +94,4 @@ def test_a_search_over_jobs_of_two_processes_prunes_the_one_that_diverges(tmp_pa
     assert said["value"] == pruned.intermediate_values[1]
     assert said["reason"].endswith("after epoch 1 is behind that of other trials")
     assert not (file.parent / "1" / "metrics.json").exists()
-    assert "found   val/loss" in capfd.readouterr().out
+    assert "found   val/loss" in done.stdout

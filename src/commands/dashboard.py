@@ -5,7 +5,6 @@ It is always written as JSON. It goes to W&B where this machine is logged in, an
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,11 +57,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _workspace(task: str, outputs: Path, given: Mapping[str, str], mode: str) -> None:
     from ..reports.dashboards import workspace
+    from ..runs.directory import RunDirectory
 
     figures = {
         name
         for file in outputs.glob(f"{task}/*/*/metrics.json")
-        for name in json.loads(file.read_text(encoding="utf-8"))
+        for name in RunDirectory(file.parent).read_metrics()
     }
     project = given.get("project") or os.environ.get("WANDB_PROJECT") or "tapetum"
     place, name = outputs / "dashboards", f"{task}.json"
@@ -108,8 +108,7 @@ def _report(sweep: _Sweep, given: Mapping[str, str], mode: str) -> None:
 
 def _read_sweep(directory: Path, tasks: Sequence[str]) -> _Sweep:
     """What lies in a sweep's directory; TapetumError where it is none, or no job has begun."""
-    import yaml
-
+    from ..launch.sweep_directory import read_sweep
     from ..runs.directory import RunDirectory
 
     directory = directory.absolute()  # its name, and that of the folder above, are the sweep's
@@ -123,7 +122,7 @@ def _read_sweep(directory: Path, tasks: Sequence[str]) -> _Sweep:
         name = directory.name
         near = did_you_mean(name, tasks) or ":"
         raise TapetumError(f"{name} is neither a task nor the directory of a sweep{near} {_USAGE}")
-    described = yaml.safe_load(file.read_text())
+    described = read_sweep(directory)
     jobs = {str(number): RunDirectory(directory / str(number)) for number in described["jobs"]}
     begun = {number: run for number, run in jobs.items() if run.config.is_file()}
     if not begun:

@@ -61,7 +61,7 @@ def _find(node: Mapping[str, Any], config: Mapping[str, Any], index: Index) -> f
     import lightning
     from lightning.pytorch.tuner.tuning import Tuner
 
-    from ..launch.world import world_size
+    from ..launch.world import cluster_environment, world_size
     from ..runs.building import build_datamodule, build_module, build_network
     from ..tasks import task_of
 
@@ -84,6 +84,7 @@ def _find(node: Mapping[str, Any], config: Mapping[str, Any], index: Index) -> f
                 gradient_clip_val=config["trainer"].get("gradient_clip_val"),
                 accumulate_grad_batches=config["trainer"].get("accumulate_grad_batches") or 1,
                 logger=False,
+                plugins=[cluster_environment()],
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

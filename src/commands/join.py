@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from ..errors import TapetumError
@@ -9,12 +10,13 @@ from ..errors import TapetumError
 
 def main(arguments: Sequence[str]) -> int:
     """Take part in a run until it ends; the exit code."""
-    from ..launch.meeting import Meeting
+    from ..launch.meeting import NAME, Meeting
     from ..launch.processes import take_part
     from ..runs.directory import open_run
 
     if len(arguments) != 1:
         raise TapetumError("tapetum join RUN: name the run that the first machine printed")
     run = open_run(arguments[0])
-    take_part(run, Meeting.read(run))
+    name = os.environ.get(NAME)
+    take_part(run, Meeting.read(run) if name is None else Meeting.wait(run, name))
     return 0

@@ -173,7 +173,7 @@ def cache_problems(config: Mapping[str, Any], net: nn.Module) -> list[str]:
         )
     if "fsdp" in str(config["trainer"].get("strategy")):
         problems.append(
-            "data.cache=features runs parts of the network one by one, which trainer.strategy=fsdp does not "
+            "data.cache=features runs parts of the network one by one, which trainer.strategy=fsdp2 does not "
             "allow: type accelerator=ddp, or data.cache=decoded"
         )
     return problems

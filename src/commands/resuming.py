@@ -32,5 +32,6 @@ def take_up(run: RunDirectory, checkpoint: Path, config: Mapping[str, Any], chec
             f"{run.report / 'index.html'}. To train on, type trainer.max_epochs={longer}; to start a new run "
             f"from its weights, weights={run.path}"
         )
+    run.pruned.unlink(missing_ok=True)  # whoever goes on with it does not give it up
     run.metrics.unlink(missing_ok=True)  # its presence says that a run has finished
     write_config(run, config)

@@ -27,7 +27,8 @@ def sweep(arguments: Sequence[str]) -> int:
     directory = None
     if multirun:
         overrides, directory = _directory(overrides)
-        overrides.append(f"hydra.sweep.dir='{directory}'")
+        escaped = str(directory).replace("'", "\\'")
+        overrides.append(f"hydra.sweep.dir='{escaped}'")
 
     @hydra.main(version_base="1.3", config_path="pkg://tapetum.conf", config_name="train")
     def task(config: DictConfig) -> None:
@@ -53,7 +54,7 @@ def sweep(arguments: Sequence[str]) -> int:
 
 def summarise(directory: Path) -> int:
     """Compare a sweep's finished jobs; 1 where one failed, 130 where it was interrupted."""
-    from ..launch.sweep_directory import read_jobs
+    from ..launch.sweep_directory import read_jobs, read_sweep
     from .console import console
     from .report import report_directories
 
@@ -68,12 +69,19 @@ def summarise(directory: Path) -> int:
     for job in left:
         line = f"job {job['number']} {job['status']}: {job['overrides']}"
         console.print(line, style="red", highlight=False, markup=False)
-    if left:
+    ended = read_sweep(directory).get("ended", True)
+    failed = [job for job in left if job["status"] == "failed"]
+    if len(left) > len(failed) or not (ended or failed) or (failed and not _searched(directory)):
         again = f"to go on, repeat the command with resume={directory}; what has finished is not run again"
         console.print(again, highlight=False, soft_wrap=True)
-    if any(job["status"] == "failed" for job in left):
+    if failed:
         return 1
-    return 130 if left else 0
+    return 0 if ended else 130
+
+
+def _searched(directory: Path) -> bool:
+    """Whether a sweep was a search, which does not repeat a trial that failed."""
+    return any(directory.glob("*/trial.json"))
 
 
 def _problem(error: Exception) -> str:
@@ -109,7 +117,12 @@ def _directory(overrides: Sequence[str]) -> tuple[list[str], Path]:
     if not resume or resume[-1] is None:
         return kept, new
     if resume[-1] == "auto":
-        return kept, unfinished_sweep(new.parent, kept) or new
+        found = unfinished_sweep(new.parent, kept)
+        if found is None:
+            print(
+                "resume=auto: no unfinished sweep was made by this command, so a new one starts", flush=True
+            )
+        return kept, found or new
     directory = Path(str(resume[-1]))
     if not (directory / "sweep.yaml").is_file():
         raise ConfigError(

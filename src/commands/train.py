@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.check import check_config
 from ..config.compose import Composed, compose
 from ..config.overrides import prepare
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     import lightning
@@ -39,8 +39,21 @@ def main(arguments: Sequence[str]) -> int:
         return sweep(arguments)
     composed = compose(prepare(arguments, multirun=False))
     check_config(composed)
+    _check_alone(composed)
     train(composed, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     return 0
+
+
+def _check_alone(composed: Composed) -> None:
+    """ConfigError for a launcher that a single run does not use; a search's settings are told of."""
+    launcher = composed.choices.get("launcher", "sequential")
+    if launcher != "sequential":
+        raise ConfigError(
+            f"launcher={launcher} is for the jobs of a sweep, and this is one run: type -m "
+            f"launcher={launcher}, which also takes a single job, or leave it out"
+        )
+    if composed.config.get("sweep"):
+        print("sweep=… without -m: one run, and nothing is searched", flush=True)
 
 
 def train(composed: Composed, *, command: str = "") -> float | None:

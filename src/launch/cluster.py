@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError
 from ..runs.directory import RunDirectory
+from ..runs.lock import in_use
+from .local_pool import visible_gpus
+from .meeting import NAME
 from .watch import PARENT
 from .world import processes_here
 
 if TYPE_CHECKING:
     import submitit
 
-_LOST = 1
-_SAVE_S = 110.0
+_LOST, _STOPPED = 1, 130
+_REQUEUES = 1000  # of a job that runs into its time limit
+_MARGIN_S = 10  # of the time between the signal and the end, for the requeue itself
 
 
 class Cluster:
@@ -62,53 +66,88 @@ class Cluster:
     ) -> None:
         self.look_s = 0.2 if cluster == "local" else 5.0
         self.jobs, self.local = jobs, cluster == "local"
-        self._folder = folder
-        self._all = {"timeout_min": timeout_min}
-        self._slurm = {
+        self._folder, self._save_s = folder, max(_MARGIN_S, signal_delay_s - _MARGIN_S)
+        self._asked: dict[str, Any] = {"timeout_min": timeout_min, "tasks_per_node": 1}
+        slurm = {
             "signal_delay_s": signal_delay_s,
             "cpus_per_task": cpus_per_task,
-            "mem": None if mem_gb is None else f"{mem_gb}GB",
+            # a step does not get the processors of its job unless it asks
+            "srun_args": None if cpus_per_task is None else [f"--cpus-per-task={cpus_per_task}"],
             "partition": partition,
             "account": account,
             "qos": qos,
             "constraint": constraint,
             "setup": None if setup is None else list(setup),
         }
+        if not self.local:
+            self._asked |= {f"slurm_{key}": value for key, value in slurm.items() if value is not None}
+            self._asked |= {} if mem_gb is None else {"mem_gb": mem_gb}
         self._running: list[_Submitted] = []
         _check(cluster)
 
     def start(
         self, run: RunDirectory, checkpoint: Path | None, config: Mapping[str, Any]
     ) -> _Submitted | None:
-        """See `Place`; the job itself looks for its checkpoint, since it may be started several times."""
+        """See `Place`; the job itself looks for its checkpoint, since it may be started several times.
+
+        Raises ConfigError for what can't be asked of a cluster, or what it refuses.
+        """
         import submitit
 
         self._running = [one for one in self._running if one.poll() is None]
-        if len(self._running) >= self.jobs:
+        if len(self._running) >= self.jobs or in_use(run):
             return None
-        trainer = config["trainer"]
-        executor = submitit.AutoExecutor(self._folder, cluster="local" if self.local else "slurm")
-        gpus = processes_here(trainer) if trainer["accelerator"] in ("cuda", "gpu") else 0
-        asked: dict[str, Any] = {**self._all, "nodes": int(trainer["num_nodes"]), "tasks_per_node": 1}
-        if not self.local:
-            asked |= {f"slurm_{key}": value for key, value in self._slurm.items() if value is not None}
-            asked |= {"gpus_per_node": gpus} if gpus else {}
+        asked = {**self._asked, **self._machines(config["trainer"])}
         asked["name"] = f"tapetum-{run.path.parent.name}-{run.path.name}"
-        executor.update_parameters(**asked)
-        submitted = _Submitted(executor.submit(ClusterJob(str(run.path.absolute()), str(Path.cwd()))))
+        (run.path / _STOP).unlink(missing_ok=True)
+        job = ClusterJob(str(run.path.absolute()), str(Path.cwd()), self._save_s)
+        try:
+            executor = submitit.AutoExecutor(
+                self._folder,
+                cluster="local" if self.local else "slurm",
+                **({} if self.local else {"slurm_max_num_timeout": _REQUEUES}),
+            )
+            executor.update_parameters(**asked)
+            submitted = _Submitted(executor.submit(job), run)
+        except (submitit.core.utils.FailedSubmissionError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            raise ConfigError(f"the cluster refused the job: {said}") from error
         self._running.append(submitted)
         return submitted
+
+    def _machines(self, trainer: Mapping[str, Any]) -> dict[str, Any]:
+        """Machines and GPUs of a job, as submitit asks for them."""
+        nodes, devices, accelerator = int(trainer["num_nodes"]), trainer["devices"], trainer["accelerator"]
+        if self.local:
+            if nodes > 1:
+                raise ConfigError(
+                    f"trainer.num_nodes={nodes}, and launcher=submitit_local is this machine alone: type "
+                    f"trainer.num_nodes=1, or launcher=slurm"
+                )
+            gpus = [int(one) for one in visible_gpus()] if accelerator in ("cuda", "gpu", "auto") else []
+            count = min(len(gpus), processes_here(trainer)) if gpus else 0
+            return {"nodes": 1, "gpus_per_node": count, "local_visible_gpus": gpus[:count]} if count else {}
+        if accelerator == "auto" or devices in (-1, "-1", "auto"):
+            raise ConfigError(
+                f"trainer.accelerator={accelerator} and trainer.devices={devices} are known on the node "
+                f"only, and SLURM has to be asked before: type accelerator=ddp_bf16 trainer.devices=8, or "
+                f"accelerator=cpu"
+            )
+        gpus_per_node = {"gpus_per_node": processes_here(trainer)} if accelerator in ("cuda", "gpu") else {}
+        return {"nodes": nodes, **gpus_per_node}
 
 
 @dataclass
 class ClusterJob:
     """What submitit runs in each task: the run's processes of that machine; returns their exit code.
 
-    run: directory. folder: where the sweep was started, which relative paths of the config are of.
+    run: directory. folder: where the sweep was started, which relative paths of the config are of. save_s:
+    seconds that a checkpoint may take before a requeue.
     """
 
     run: str
     folder: str
+    save_s: float
 
     def __call__(self) -> int:
         """Run or join; its checkpoint is what an earlier start of the same job has left."""
@@ -116,18 +155,25 @@ class ClusterJob:
 
         task = submitit.JobEnvironment()
         os.chdir(self.folder)
-        last = Path(self.run) / "checkpoints" / "last.ckpt"
+        last, stop = Path(self.run) / "checkpoints" / "last.ckpt", Path(self.run) / _STOP
         environment = dict(os.environ) | {PARENT: str(os.getpid())}
         if task.num_nodes > 1:
-            port = 20000 + int(task.raw_job_id) % 20000
-            environment |= {"MASTER_ADDR": task.hostnames[0], "MASTER_PORT": str(port)}
+            start = os.environ.get("SLURM_RESTART_COUNT", "0")
+            environment |= {
+                "MASTER_ADDR": task.hostnames[0],
+                "MASTER_PORT": str(20000 + int(task.raw_job_id) % 8000),
+                NAME: f"{task.raw_job_id}-{start}",
+            }
         if task.global_rank == 0:
             words = ["job", self.run, *([str(last)] if last.exists() else ())]
         else:
-            _wait_for(Path(self.run) / "meeting.json")
             words = ["join", self.run]
         self._process = subprocess.Popen([sys.executable, "-m", "tapetum", *words], env=environment)
+        told = False
         while (code := self._process.poll()) is None:
+            if stop.exists() and not told:
+                told = True
+                self._process.send_signal(signal.SIGUSR1)
             time.sleep(0.1)
         return code
 
@@ -135,37 +181,46 @@ class ClusterJob:
         """submitit's hook before a requeue: let the run write its checkpoint, then come again."""
         import submitit
 
-        process, deadline = self._process.pid, time.monotonic() + _SAVE_S
+        process, deadline = self._process.pid, time.monotonic() + self.save_s
         os.kill(process, signal.SIGUSR1)
         # not Popen's own wait: this may have interrupted it, and it would wait for itself
         while os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             if time.monotonic() > deadline:
                 os.kill(process, signal.SIGKILL)
             time.sleep(0.1)
-        return submitit.helpers.DelayedSubmission(ClusterJob(self.run, self.folder))
+        return submitit.helpers.DelayedSubmission(ClusterJob(self.run, self.folder, self.save_s))
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"run": self.run, "folder": self.folder}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"run": self.run, "folder": self.folder, "save_s": self.save_s}
+
+
+_STOP = "stop"
+"""A file in a run's directory that asks its job to stop: signals don't reach a task through every queue."""
 
 
 class _Submitted:
     """A job in the queue or running."""
 
-    def __init__(self, job: submitit.Job[int]) -> None:
-        self._job = job
+    def __init__(self, job: submitit.Job[int], run: RunDirectory) -> None:
+        self._job, self._run = job, run
         self._code: int | None = None
 
     def poll(self) -> int | None:
         """See `Running`; a job whose machine was lost has no exit code of its own."""
         if self._code is None and self._job.done():
             failed = self._job.exception()
-            self._code = _LOST if failed is not None else int(self._job.result())
+            self._code = _LOST if failed is not None else max(int(code) for code in self._job.results())
         return self._code
 
     def send(self, number: int) -> None:
         """See `Running`; what is still queued is taken back."""
-        if self.poll() is None:
+        if self.poll() is not None:
+            return
+        if self._job.state == "PENDING":
             self._job.cancel()
+            self._code = _STOPPED
+        else:
+            (self._run.path / _STOP).touch()
 
 
 def _check(cluster: str) -> None:
@@ -181,9 +236,3 @@ def _check(cluster: str) -> None:
             "launcher=slurm, but there is no srun on this machine: type launcher=local_pool, or "
             "launcher=submitit_local to try the same way without a queue"
         )
-
-
-def _wait_for(file: Path) -> None:
-    """Until the first machine has announced where it waits; it looks every second, as long as it takes."""
-    while not file.is_file():
-        time.sleep(1)

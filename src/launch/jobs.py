@@ -16,12 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
+from ..errors import TapetumError
 from ..runs.directory import RunDirectory
 from ..runs.ending import ending
 from .sweep_directory import SweepDirectory
 
 Status = Literal["finished", "failed", "interrupted", "pruned"]
 
+_WAIT_S = 0.5  # between two looks for room, each of which reads the job's files
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _INTERRUPTED = (130, *(-number for number in _SIGNALS))
 """Exit codes of a job that was asked to stop: behind its checkpoint, or before it had begun to train."""
@@ -81,7 +83,11 @@ class Place(Protocol):
     jobs: int
 
     def start(self, run: RunDirectory, checkpoint: Path | None, config: Mapping[str, Any]) -> Running | None:
-        """Start a job from a checkpoint or from nothing, None where there is no room just now."""
+        """Start a job from a checkpoint or from nothing, None where there is no room just now.
+
+        Nor is there where another process still works on it, as one does whose sweep was killed. Raises
+        TapetumError for a job that can't run at such a place.
+        """
 
 
 @dataclass
@@ -135,7 +141,13 @@ def run_jobs(
                     waiting = None
                     continue
                 last = run.checkpoints / "last.ckpt"
-                process = place.start(run, last if last.exists() else None, waiting.config)
+                try:
+                    process = place.start(run, last if last.exists() else None, waiting.config)
+                except TapetumError as error:  # this job's, and the others go on
+                    ends(Outcome(waiting, run, "failed", 0.0, math.nan, " ".join(str(error).split())))
+                    say(_ended_line(outcomes[-1]))
+                    waiting = None
+                    continue
                 if process is None:
                     break
                 say(_started_line(waiting, source, going_on=last.exists()))
@@ -147,8 +159,8 @@ def run_jobs(
                 outcome = _outcome(one, one.process.poll() or 0)
                 ends(outcome)
                 say(_ended_line(outcome))
-            if running:
-                time.sleep(place.look_s)
+            if running or waiting is not None:
+                time.sleep(place.look_s if waiting is None else max(place.look_s, _WAIT_S))
     directory.end(outcomes, interrupted=bool(asked.any))
     return outcomes
 

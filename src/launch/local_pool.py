@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from ..errors import ConfigError
 from ..runs.directory import RunDirectory
+from ..runs.lock import in_use
 from .watch import PARENT
 from .world import cores, processes_here
 
@@ -26,16 +27,14 @@ class LocalPool:
     look_s = 0.05
 
     def __init__(self, jobs: int = 1) -> None:
-        if jobs < 1:
-            raise ConfigError(f"launcher.jobs={jobs} must be at least 1: type launcher.jobs=2")
         self.jobs = jobs
         self._running: list[_Process] = []
         self._gpus: list[str] | None = None
 
     def start(self, run: RunDirectory, checkpoint: Path | None, config: Mapping[str, Any]) -> _Process | None:
-        """See `Place`."""
+        """See `Place`; ConfigError for a job that names its devices."""
         self._running = [one for one in self._running if one.poll() is None]
-        if len(self._running) >= self.jobs:
+        if len(self._running) >= self.jobs or in_use(run):
             return None
         environment = dict(os.environ) | {PARENT: str(os.getpid())}
         gpus: list[str] = []
@@ -47,7 +46,8 @@ class LocalPool:
                 return None
             if asked:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.jobs)))
+            share = cores() // self.jobs // processes_here(config["trainer"])
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, share)))
         output = (run.path / "output.txt").open("ab") if self.jobs > 1 else None
         words = [
             sys.executable,
@@ -78,6 +78,11 @@ class LocalPool:
             self._gpus = visible_gpus()
         if not self._gpus:
             return 0
+        if isinstance(trainer["devices"], list):
+            raise ConfigError(
+                f"trainer.devices={trainer['devices']} names devices, and a pool gives them out: type "
+                f"trainer.devices={len(trainer['devices'])}"
+            )
         everything = trainer["devices"] in (-1, "-1", "auto")
         asked = len(self._gpus) // self.jobs if everything else processes_here(trainer)
         # More than there are is the job's own error, and costs the others nothing.

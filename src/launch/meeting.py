@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 from ..errors import ConfigError, TapetumError
 from ..runs.directory import RunDirectory, stamp, write_json
 from .world import processes_here
+
+NAME = "TAPETUM_MEETING"
+"""Environment variable with the name of the meeting, where a launcher starts all machines."""
 
 _PORT = 29400
 _PATIENCE_S = 900
@@ -42,16 +46,33 @@ class Meeting:
         endpoint = "localhost:0"  # any free port
         if machines > 1:
             host = os.environ.get("MASTER_ADDR", socket.gethostname())
-            port = int(os.environ.get("MASTER_PORT", _PORT))
+            port = _whole("MASTER_PORT", _PORT, 65535)
             _check_free(port)
             endpoint = f"{host}:{port}"
         return cls(
-            name=f"{run.path.name}-{stamp()[-6:]}",
+            name=os.environ.get(NAME) or f"{run.path.name}-{stamp()[-6:]}",
             machines=machines,
             processes_here=processes_here(trainer),
             endpoint=endpoint,
             checkpoint=None if checkpoint is None else str(checkpoint),
-            patience_s=int(os.environ.get("TAPETUM_PATIENCE", _PATIENCE_S)),
+            patience_s=_whole("TAPETUM_PATIENCE", _PATIENCE_S, 10**6),
+        )
+
+    @classmethod
+    def wait(cls, run: RunDirectory, name: str) -> Meeting:
+        """That of this name, as soon as it is announced; TapetumError where it is not in time.
+
+        A meeting of an earlier start may still stand there, and nobody is at it.
+        """
+        patience = _whole("TAPETUM_PATIENCE", _PATIENCE_S, 10**6)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if _file(run).is_file() and (found := cls.read(run)).name == name:
+                return found
+            time.sleep(1)
+        raise TapetumError(
+            f"the first machine of {run.path} did not announce where it waits within {patience} s: what it "
+            f"says stands in its own output"
         )
 
     @classmethod
@@ -93,6 +114,14 @@ class Meeting:
 
 def _file(run: RunDirectory) -> Path:
     return run.path / "meeting.json"
+
+
+def _whole(variable: str, default: int, most: int) -> int:
+    """A number from the environment; ConfigError where it is none."""
+    said = os.environ.get(variable, str(default))
+    if not said.isdecimal() or not 0 < int(said) <= most:
+        raise ConfigError(f"{variable}={said} is no whole number up to {most}: set {variable}={default}")
+    return int(said)
 
 
 def _check_free(port: int) -> None:

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TapetumError, TrainingError
-from ..runs.directory import RunDirectory
-from ..runs.early_end import EarlyEnd, heard_early_end, lost_another, waited_in_vain
+from ..runs.directory import RunDirectory, to_resume
+from ..runs.early_end import (
+    EarlyEnd,
+    forget_early_end,
+    heard_early_end,
+    lost_another,
+    waited_in_vain,
+)
 from ..runs.interrupt import InterruptedRunError
 from .meeting import Meeting
 from .watch import PARENT
@@ -39,12 +45,15 @@ def run_processes(run: RunDirectory, trainer: Mapping[str, Any], checkpoint: Pat
     asked to stop, and ConfigError where the machines can't meet.
     """
     meeting = Meeting.of(trainer, run, checkpoint)
+    forget_early_end(run)
     if meeting.machines > 1:
         meeting.announce(run)
     try:
         take_part(run, meeting)
     finally:
         meeting.end(run)
+        if meeting.machines == 1:  # else the others may still have to read it
+            forget_early_end(run)
 
 
 def take_part(run: RunDirectory, meeting: Meeting) -> None:
@@ -54,7 +63,6 @@ def take_part(run: RunDirectory, meeting: Meeting) -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    heard_early_end(run)  # of an earlier start
     words = [
         "-m",
         "tapetum",
@@ -128,7 +136,7 @@ def _stopped(run: RunDirectory, message: str) -> InterruptedRunError:
 
 def _go_on(run: RunDirectory) -> str:
     if (run.checkpoints / "last.ckpt").exists():
-        return f"To go on from the last checkpoint, repeat the command with resume={run.path}"
+        return f"To go on from the last checkpoint, repeat the command with resume={to_resume(run.path)}"
     return "There is no checkpoint yet, so repeat the command"
 
 

@@ -96,11 +96,16 @@ class OptunaSearch:
     def best(self) -> list[str]:
         """What the study found, in lines: the best trial, or of several objectives those that none beats."""
         with quiet_optuna():
-            finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            finished = [
+                one
+                for one in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+                if _OWNER in one.user_attrs  # others may have been told of by hand
+            ]
             if not finished:
                 return ["no trial has finished, so that there is no best one"]
             several = len(self._plan.objectives) > 1
-            found = self.study.best_trials if several else [self.study.best_trial]
+            best = self.study.best_trials if several else [self.study.best_trial]
+            found = [one for one in best if _OWNER in one.user_attrs]
         lines = [f"{len(found)} of {len(finished)} trials are beaten by no other"] if several else []
         for trial in sorted(found, key=lambda one: one.number):
             reached = ", ".join(
@@ -120,7 +125,8 @@ class OptunaSearch:
                 self._left = [one for one in own if one.state == TrialState.RUNNING]
             if self._left:
                 return self._left.pop(0)
-            all_of_a_grid = self._sweep["sampler"] == "grid" and len(trials) >= self._plan.trials
+            points = math.prod(len(one.values() or []) for one in self._space.parameters.values())
+            all_of_a_grid = self._sweep["sampler"] == "grid" and len(trials) >= points
             if len(own) >= self._plan.trials or all_of_a_grid:
                 return None
             asked = self.study.ask(self._space.distributions)

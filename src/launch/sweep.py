@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from ..errors import ConfigError
 from .cluster import Cluster
 from .jobs import Job, Outcome, Place, Source, run_jobs
 from .local_pool import LocalPool
@@ -35,6 +36,8 @@ def run_sweep(config: DictConfig, source: Source, *, known: Sequence[Job] = ()) 
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
 
     with directory.held():
+        for job in known:
+            directory.compare(job.number, job.config)
         directory.begin(source.swept, {job.number: job.overrides for job in known})
         return run_jobs(source, directory, place, stop_on_failure=stop_on_failure, say=say)
 
@@ -42,4 +45,13 @@ def run_sweep(config: DictConfig, source: Source, *, known: Sequence[Job] = ()) 
 def place_of(launcher: Mapping[str, Any], sweep: Path) -> Place:
     """Where jobs run, from the keys of `launcher`; a cluster keeps its files in the sweep's directory."""
     settings = {key: value for key, value in launcher.items() if key != "place"}
-    return Cluster(sweep / "cluster", **settings) if launcher["place"] == "cluster" else LocalPool(**settings)
+    if settings["jobs"] < 1:
+        raise ConfigError(f"launcher.jobs={settings['jobs']} must be at least 1: type launcher.jobs=2")
+    if launcher["place"] == "cluster":
+        return Cluster(sweep / "cluster", **settings)
+    if foreign := sorted(settings.keys() - {"jobs"}):
+        raise ConfigError(
+            f"launcher.{foreign[0]} is for clusters, and these jobs run on this machine: leave out "
+            f"{', '.join(f'launcher.{key}' for key in foreign)}, or type launcher=slurm"
+        )
+    return LocalPool(settings["jobs"])

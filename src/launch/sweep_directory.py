@@ -40,6 +40,7 @@ class SweepDirectory:
         if self._described.is_file():
             before = read_sweep(path)
             self._jobs = {int(number): list(overrides) for number, overrides in before["jobs"].items()}
+            self.words = before.get("words", self.words)
             for row in read_jobs(path):
                 self._rows[int(row["number"])] = (row["status"], float(row["seconds"]), float(row["value"]))
 
@@ -73,18 +74,25 @@ class SweepDirectory:
         run = RunDirectory(self.path / str(number))
         if not run.config.is_file():
             return create_run(config, run.path), None
-        if changed := differences(_without_sweep(run.read_config()), _without_sweep(config)):
-            shown = ", ".join(f"{key} {old!r} then, {new!r} now" for key, (old, new) in changed.items())
-            raise ConfigError(
-                f"job {number} of {self.path} was another one ({shown}): go on with the command that made "
-                f"the sweep, {self.command}, or leave resume= out for a new one"
-            )
+        self.compare(number, config)
         if run.finished:
             return run, "finished"
         if run.pruned.is_file():
             return run, "pruned"
         write_config(run, config)  # what may change between two starts
         return run, None
+
+    def compare(self, number: int, config: Mapping[str, Any]) -> None:
+        """ConfigError where a job is there and was another one."""
+        run = RunDirectory(self.path / str(number))
+        if not run.config.is_file():
+            return
+        if changed := differences(_without_sweep(run.read_config()), _without_sweep(config)):
+            shown = ", ".join(f"{key} {old!r} then, {new!r} now" for key, (old, new) in changed.items())
+            raise ConfigError(
+                f"job {number} of {self.path} was another one ({shown}): go on with the command that made "
+                f"the sweep, {self.command}, or leave resume= out for a new one"
+            )
 
     def note(self, number: int, status: str, seconds: float, value: float) -> None:
         """Write a job's state into jobs.csv; the seconds of several starts add up."""
@@ -131,7 +139,10 @@ def read_sweep(path: Path) -> dict[str, Any]:
         described = yaml.safe_load((path / "sweep.yaml").read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TapetumError(f"{path / 'sweep.yaml'} is damaged and can't be read: {error}") from error
-    if not isinstance(described, dict) or "jobs" not in described:
+    parts = described if isinstance(described, dict) else {}
+    if not isinstance(parts.get("jobs"), dict) or not all(
+        isinstance(parts.get(key, []), list) for key in ("words", "swept")
+    ):
         raise TapetumError(f"{path / 'sweep.yaml'} is damaged: it describes no sweep")
     return described
 
@@ -142,14 +153,20 @@ def read_jobs(path: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as table:
-        return list(csv.DictReader(table))
+        rows = list(csv.DictReader(table))
+    if any(set(row) != set(COLUMNS) or None in row.values() for row in rows):
+        raise TapetumError(
+            f"{file} is damaged: its columns are {', '.join(COLUMNS)}. Remove it, and repeat the "
+            f"sweep's command with resume={path}"
+        )
+    return rows
 
 
 def unfinished_sweep(parent: Path, words: Sequence[str]) -> Path | None:
     """The latest sweep below a folder that was made by the same words and has not come to its end."""
     for described in sorted(parent.glob("*/sweep.yaml"), reverse=True):
         before = read_sweep(described.parent)
-        if not before.get("ended", True) and _what_counts(before["words"]) == _what_counts(words):
+        if not before.get("ended", True) and _what_counts(before.get("words", [])) == _what_counts(words):
             return described.parent
     return None
 

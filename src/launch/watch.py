@@ -12,7 +12,7 @@ import threading
 import time
 
 from ..runs.directory import RunDirectory
-from ..runs.early_end import somebody_failed
+from ..runs.early_end import heard_early_end
 
 PARENT = "TAPETUM_PARENT"
 """Environment variable with the process id of the one that started this process."""
@@ -40,6 +40,7 @@ def _watch(run: RunDirectory, parent: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(_SAVE_S)
             os.kill(os.getpid(), signal.SIGKILL)
-        if several and somebody_failed(run):
-            time.sleep(_LEAVE_S)
+        if several and (said := heard_early_end(run)) is not None:
+            # All that were asked to stop close what they have open; of a failure nothing good comes any more.
+            time.sleep(_SAVE_S if said.kind == "interrupted" else _LEAVE_S)
             os._exit(1)

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 
 def processes_here(trainer: Mapping[str, Any]) -> int:
-    """How many processes a Trainer config asks for on one machine."""
+    """How many processes a Trainer config asks for on one machine; ConfigError for less than one."""
     devices = trainer["devices"]
-    if isinstance(devices, list):
+    if isinstance(devices, str) and "," in devices:
+        devices = [one for one in devices.split(",") if one.strip()]
+    if isinstance(devices, list) and devices:
         return len(devices)
     if devices in (-1, "-1", "auto"):
         import torch
 
         return max(1, torch.cuda.device_count()) if trainer["accelerator"] in ("cuda", "gpu", "auto") else 1
+    if not str(devices).isdecimal() or int(devices) < 1:
+        raise ConfigError(f"trainer.devices={devices} is no number of devices: type trainer.devices=1")
     return int(devices)
 
 

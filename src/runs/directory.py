@@ -157,6 +157,11 @@ def unfinished_runs(outputs: Path, task: str, name: str) -> list[RunDirectory]:
     return sorted(left, key=lambda run: run.path.name, reverse=True)
 
 
+def to_resume(path: Path) -> Path:
+    """What `resume=` names to go on with a run: the run, or the sweep that it is a job of."""
+    return path.parent if (path.parent / "sweep.yaml").is_file() else path
+
+
 def stamp() -> str:
     """`2026-11-21_14-03-59-a1b2c3`: sorts by time and never collides."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"

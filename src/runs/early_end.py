@@ -1,13 +1,15 @@
 """What a process of a run says when it ends early, for the process that started it.
 
 Of several processes the first to fail is the cause: the others only lose it. So `early_end.json` is written
-once, by whoever comes first, and the one who started them reads and removes it.
+once, by whoever comes first, and those who started them read it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,27 +54,29 @@ class PrunedRunError(TapetumError):
 
 def say_early_end(run: RunDirectory, end: EarlyEnd) -> bool:
     """Leave word, unless another process was first; whether this one was."""
+    file = _file(run)
+    unfinished = file.with_name(f"{file.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with _file(run).open("x", encoding="utf-8") as file:
-            json.dump(asdict(end), file)
+        unfinished.write_text(json.dumps(asdict(end)), encoding="utf-8")
+        os.link(unfinished, file)  # whole or not at all, and never over another's
     except FileExistsError:
         return False
+    finally:
+        unfinished.unlink(missing_ok=True)
     return True
 
 
 def heard_early_end(run: RunDirectory) -> EarlyEnd | None:
-    """What the first process said, None where none did; it is said once only."""
+    """What the first process said, None where none did."""
     try:
-        said = json.loads(_file(run).read_text(encoding="utf-8"))
+        return EarlyEnd(**json.loads(_file(run).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    _file(run).unlink()
-    return EarlyEnd(**said)
 
 
-def somebody_failed(run: RunDirectory) -> bool:
-    """Whether a process of the run has said that it ended early."""
-    return _file(run).is_file()
+def forget_early_end(run: RunDirectory) -> None:
+    """Before a start, and where nobody else reads it, what was said is done with."""
+    _file(run).unlink(missing_ok=True)
 
 
 def _file(run: RunDirectory) -> Path:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ..errors import TapetumError
+from .directory import to_resume
 
 
 class InterruptedRunError(TapetumError):
@@ -108,7 +109,7 @@ class StopOnSignal(Callback):
         name = signal.Signals(self.received).name
         raise InterruptedRunError(
             f"stopped by {name} after step {trainer.global_step}; to go on, repeat the command with "
-            f"resume={self.last.parent.parent}"
+            f"resume={to_resume(self.last.parent.parent)}"
         )
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -27,6 +27,17 @@ def held(run: RunDirectory) -> Iterator[None]:
         yield
 
 
+def in_use(run: RunDirectory) -> bool:
+    """Whether another process holds a run just now, as one does whose sweep was killed."""
+    if not run.log.is_file():
+        return False
+    try:
+        with held(run):
+            return False
+    except TapetumError:
+        return True
+
+
 @contextmanager
 def locked(file: Path, in_use: str) -> Iterator[None]:
     """Lock a file that is appended to and never replaced, else TapetumError with what `in_use` says.

@@ -11,14 +11,23 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import submitit
 import torch
 import yaml
+from tapetum.errors import ConfigError
+from tapetum.launch.cluster import _Submitted
 from tapetum.launch.local_pool import LocalPool
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.directory import create_run
 
-from commands.experiments import PLAIN, in_process, start, tiny
+from commands.experiments import PLAIN, in_process, run, start, tiny
 from layouts import make_folder
+
+SLOW = (
+    *("+callbacks.end._target_=own_parts.OnRank", "+callbacks.end.rank=7", "+callbacks.end.step=0"),
+    *("+callbacks.end.what=SIGTERM", "+callbacks.end.pause=0.3"),
+)
+"""Each step takes a while."""
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +65,66 @@ def test_a_pool_runs_jobs_of_one_and_two_processes_beside_each_other(photos, tmp
     assert log.index("job 1 (2 of 2)") < log.index("job 0 finished")  # at the same time
 
 
-def test_a_sweep_goes_through_submitit(photos, tmp_path):
-    words = tiny(photos, tmp_path, *PLAIN, "seed=1,2", "launcher=submitit_local")
-    done = in_process("train", "-m", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    sweep = only_sweep(tmp_path)
+def test_a_sweep_goes_through_submitit_and_a_job_that_is_preempted_goes_on(photos, tmp_path):
+    words = tiny(photos, tmp_path, *PLAIN, "trainer.max_epochs=3", "data.batch_size=4", *SLOW)
+    process = start("train", "-m", *words, "launcher=submitit_local", "seed=1,2", "launcher.jobs=1")
+    sweep = wait_for(tmp_path, process, "0/checkpoints/last.ckpt")
+    (task,) = [entry for entry in running(sweep) if "submitit.core._submit" in command_of(entry)][:1]
+    os.kill(int(task), signal.SIGUSR2)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, out + err
     assert [job["status"] for job in jobs(sweep)] == ["finished", "finished"]
+    log = (sweep / "0" / "train.log").read_text()
+    assert "stopped by SIGUSR1" in log
+    assert "resuming" in log
+    assert json.loads((sweep / "0" / "metrics.json").read_text())["run/steps"] == 12
     assert list((sweep / "cluster").glob("*_log.out"))
+
+
+def test_of_a_job_with_several_tasks_the_worst_exit_code_counts(tmp_path):
+    executor = submitit.LocalExecutor(tmp_path / "cluster")
+    executor.update_parameters(tasks_per_node=2, timeout_min=5)
+    submitted = _Submitted(executor.submit(task_number), create_run(config(1), tmp_path / "run"))
+    while (code := submitted.poll()) is None:
+        time.sleep(0.1)
+    assert code == 1
+
+
+def task_number():
+    return submitit.JobEnvironment().global_rank
+
+
+def test_ctrl_c_reaches_the_running_job_and_the_sweep_can_go_on(photos, tmp_path):
+    words = tiny(photos, tmp_path, *PLAIN, "seed=1,2", "trainer.max_epochs=200", *SLOW)
+    process = start("train", "-m", *words)
+    sweep = wait_for(tmp_path, process, "0/checkpoints/last.ckpt")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, out + err
+    assert [job["status"] for job in jobs(sweep)] == ["interrupted"]
+    assert f"repeat the command with resume={sweep}" in out
+    assert "stopped by SIG" in (sweep / "0" / "train.log").read_text()
+    assert not yaml.safe_load((sweep / "sweep.yaml").read_text())["ended"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["launcher=local_pool"],
+            "launcher=local_pool is for the jobs of a sweep, and this is one run: type -m",
+        ),
+        (["-m", "seed=1,2", "launcher=local_pool", "launcher.jobs=0"], "launcher.jobs=0 must be at least 1"),
+        (
+            ["-m", "seed=1,2", "+launcher.qos=high"],
+            "launcher.qos is for clusters, and these jobs run on",
+        ),
+    ],
+)
+def test_launchers_that_do_not_fit_say_what_to_type(photos, tmp_path, capfd, words, said):
+    assert run("train", *words, *tiny(photos, tmp_path)) == 2
+    assert said in capfd.readouterr().err
+    assert not list(tmp_path.glob("sweeps/*/*/0"))
 
 
 def test_without_slurm_its_launcher_says_what_else_there_is(photos, tmp_path):
@@ -72,28 +134,18 @@ def test_without_slurm_its_launcher_says_what_else_there_is(photos, tmp_path):
 
 
 def test_a_killed_sweep_goes_on_where_each_job_was(photos, tmp_path):
-    own = ("+callbacks.end._target_=own_parts.OnRank", "+callbacks.end.rank=7", "+callbacks.end.step=0")
-    slow = (*own, "+callbacks.end.what=SIGTERM", "+callbacks.end.pause=0.3")
     words = (
         *tiny(photos, tmp_path, *PLAIN, "trainer.devices=1,2", "trainer.max_epochs=4", "optimizer=sgd"),
-        *("optimizer.lr=0.05", "launcher.stop_on_failure=false", "data.batch_size=4", *slow),
+        *("optimizer.lr=0.05", "launcher.stop_on_failure=false", "data.batch_size=4", *SLOW),
     )
     process = start("train", "-m", *words)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("sweeps/sweep/*/1/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    sweep = only_sweep(tmp_path)
+    sweep = wait_for(tmp_path, process, "1/checkpoints/last.ckpt")
     before = (sweep / "0" / "metrics.json").stat().st_mtime_ns
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    while running(sweep):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
     assert not (sweep / "1" / "metrics.json").exists()
     assert not yaml.safe_load((sweep / "sweep.yaml").read_text())["ended"]
-    done = in_process("train", "-m", *words, "resume=auto")
+    done = in_process("train", "-m", *words, "resume=auto")  # waits until the orphan has written and gone
     assert done.returncode == 0, done.stdout + done.stderr
     assert "job 1 (2 of 2), from its checkpoint: trainer.devices=2" in done.stdout
     assert only_sweep(tmp_path) == sweep
@@ -108,6 +160,20 @@ def test_a_killed_sweep_goes_on_where_each_job_was(photos, tmp_path):
     assert again.returncode == 2
     assert "job 0 of " in again.stderr
     assert "optimizer.lr 0.05 then, 0.06 now" in again.stderr
+
+
+def wait_for(outputs, process, file):
+    """The sweep, as soon as a file of it is there."""
+    deadline = time.monotonic() + 300
+    while not list(outputs.glob(f"sweeps/sweep/*/{file}")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return only_sweep(outputs)
+
+
+def command_of(entry):
+    return Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def running(sweep):
@@ -139,6 +205,8 @@ def test_a_pool_gives_each_job_gpus_of_its_own(tmp_path, monkeypatch):
         one.send(signal.SIGKILL)
         while one.poll() is None:
             time.sleep(0.01)
+    with pytest.raises(ConfigError, match=r"\[0, 1\] names devices, and a pool gives them out"):
+        pool.start(made[3], None, config([0, 1]))
     fourth = pool.start(made[3], None, config(4))
     assert fourth.gpus == ["3", "5", "7"]  # the job itself says that there are no more
     fourth.send(signal.SIGKILL)

@@ -10,7 +10,7 @@ import yaml
 from tapetum.config.compose import compose
 from tapetum.config.groups import option_names
 
-from commands.experiments import TINY, run
+from commands.experiments import TINY, jobs_in_this_process, run
 from layouts import make_folder
 
 COMMON = ("accelerator=cpu", "trainer.max_epochs=1", "data.num_workers=0")
@@ -44,7 +44,8 @@ def test_every_shipped_search_is_run():
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_a_shipped_search_makes_its_trials_and_prints_the_best(tmp_path, name, capfd):
+def test_a_shipped_search_makes_its_trials_and_prints_the_best(tmp_path, name, capfd, monkeypatch):
+    jobs_in_this_process(monkeypatch)
     words = [f"sweep={name}", *COMMON, *WORDS[name], f"paths.outputs={tmp_path}"]
     if name == "optuna":
         photos = make_folder(tmp_path / "photos", splits={"train": 8, "val": 4, "test": 4})

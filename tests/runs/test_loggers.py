@@ -71,7 +71,7 @@ def test_a_run_is_called_after_its_directory_and_a_job_after_its_sweep(made, tmp
     assert own.tags == {"task": "detection", "model": "NPR", "data": "photos"}
     sweep = tmp_path / "sweeps" / "sizes" / "2026-11-21_12-00-00-abcdef"
     (sweep / "3").mkdir(parents=True)
-    (sweep / "sweep.yaml").touch()
+    (sweep / "sweep.yaml").write_text("jobs: {3: [seed=4]}\nwords: []\nswept: []\n")
     job = labels(sweep / "3", CONFIG)
     assert (job.name, job.group) == ("sizes/3", "sizes/2026-11-21_12-00-00-abcdef")
 

@@ -34,6 +34,16 @@ for _ in range(2):
     assert main(["train", *sys.argv[1:]]) == 0
     print("WARM", time.perf_counter() - began)
 """
+FIRST = """
+import time
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+class FirstStep(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        file = Path(trainer.default_root_dir) / "first_step.txt"
+        if trainer.is_global_zero and not file.exists():
+            file.write_text(str(time.time()))
+"""
 STEP = """
 import os, time
 from statistics import median
@@ -78,11 +88,12 @@ def _words(folder: Path, name: str, *, train: int, epochs: int) -> list[str]:
 
 def _processes(folder: Path, small: bool) -> None:
     """Two real trainings, and the share of a step that the processes spend on each other."""
+    (folder / "first_step.py").write_text(FIRST)
     rows = []
     for name, accelerator in ((ONE, "cpu"), (TWO, "cpu_ddp")):
         words = _words(folder, accelerator, train=64 if small else 1024, epochs=2 if small else 4)
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-        own = ["allow_targets=[_first_step]", "+callbacks.first._target_=_first_step.FirstStep"]
+        environment = os.environ | {"PYTHONPATH": str(folder)}
+        own = ["allow_targets=[first_step]", "+callbacks.first._target_=first_step.FirstStep"]
         began = time.time()
         done = subprocess.run(
             [sys.executable, "-m", "tapetum", "train", *words, *own, f"accelerator={accelerator}"],

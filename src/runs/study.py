@@ -62,13 +62,16 @@ def absolute(storage: str) -> str:
 
 def open_storage(storage: str) -> BaseStorage:
     """The storage at an absolute place, which is made if need be; TapetumError for a file that is none."""
+    from filelock import FileLock
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
     from sqlalchemy.exc import DatabaseError
 
     try:
         if storage.startswith(_SQLITE):
-            return RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": _LOCKED_S}})
+            # two searches that start at once would both make its tables
+            with FileLock(f"{storage.removeprefix(_SQLITE)}.lock"):
+                return RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": _LOCKED_S}})
         return JournalStorage(JournalFileBackend(storage))
     except (DatabaseError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

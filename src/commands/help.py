@@ -54,6 +54,7 @@ _USAGE = {
     "download": "tapetum download cifake|flickr30k [DIR] [--endpoint URL] [--revision REVISION]",
     "tiny": "tapetum tiny clip|qwen_vl|instructblip|qwen3|gpt2 DIR [--seed N]\n"
     "       then model.net.backbone=DIR, of a qwen3 or gpt2 model.net.language_model=DIR",
+    "join": "tapetum join RUN      on each of the other machines, as the first one prints it",
     "job": "tapetum job RUN [CHECKPOINT]      started by a launcher, not by hand",
 }
 

@@ -140,14 +140,21 @@ def data(tmp_path_factory: pytest.TempPathFactory):
 
 def composed(*overrides: str) -> Composed:
     """Composed, with tiny towers and language models in the place of those that a model names itself."""
-    found = compose(prepare(list(overrides), multirun=False))
-    ours = ".".join(found.config["model"]["net"]["_target_"].split(".")[:3])
+    chooses = ("model", "experiment=", "sweep=", "debug=")
+    ours = network_of(tuple(one for one in overrides if one.startswith(chooses)))
     stand_ins = [
         f"model.net.{key}={os.environ['TAPETUM_DATA']}/{name}"
         for key, name in STAND_INS.get(ours, {}).items()
         if not any(one.startswith(f"model.net.{key}=") for one in overrides)
     ]
-    return compose(prepare([*overrides, *stand_ins], multirun=False)) if stand_ins else found
+    return compose(prepare([*overrides, *stand_ins], multirun=False))
+
+
+@functools.cache
+def network_of(choices: tuple[str, ...]) -> str:
+    """The file of the network that such words choose; the data have no say in it."""
+    target = compose(prepare(list(choices), multirun=False)).config["model"]["net"]["_target_"]
+    return ".".join(target.split(".")[:3])
 
 
 def plan(*overrides: str) -> dict[str, Any]:

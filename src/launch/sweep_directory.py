@@ -139,12 +139,12 @@ def read_sweep(path: Path) -> dict[str, Any]:
         described = yaml.safe_load((path / "sweep.yaml").read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TapetumError(f"{path / 'sweep.yaml'} is damaged and can't be read: {error}") from error
-    parts = described if isinstance(described, dict) else {}
+    parts: dict[str, Any] = described if isinstance(described, dict) else {}
     if not isinstance(parts.get("jobs"), dict) or not all(
         isinstance(parts.get(key, []), list) for key in ("words", "swept")
     ):
         raise TapetumError(f"{path / 'sweep.yaml'} is damaged: it describes no sweep")
-    return described
+    return parts
 
 
 def read_jobs(path: Path) -> list[dict[str, str]]:

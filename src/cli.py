@@ -25,7 +25,7 @@ VERBS = {
     "download": "fetch a data set and write its published layout",
     "tiny": "write a tiny random model in the layout of the real one, to try things offline",
 }
-_HIDDEN = ("job",)
+_HIDDEN = ("job", "jobs")
 _FAILED = {"accept": 2}
 """Exit codes of failures that are not 1, which says something else of these verbs."""
 

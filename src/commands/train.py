@@ -196,7 +196,7 @@ def _execute(
     metrics |= wired.summary(best)
     write_notes(run, checked.index, wired.data.bad, checked.limits)
     write_results(run, predictions, metrics)
-    page = report_run(run, checked.index.roots)
+    page = report_run(run, checked.index.roots) if config["train"]["report"] else None
     if loggers:
         wired.hand_over(metrics, predictions, best)
     monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None
@@ -205,7 +205,8 @@ def _execute(
     if not config["trainer"].get("fast_dev_run"):
         if said := advice_line(run):
             log.info(said)
-        console.print(f"run     {run.path}\nreport  {page}", highlight=False, soft_wrap=True)
+        console.print(f"run     {run.path}", highlight=False, soft_wrap=True)
+        console.print(f"report  {page or f'tapetum report {run.path}'}", highlight=False, soft_wrap=True)
     return wired.best_value()
 
 

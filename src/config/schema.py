@@ -51,6 +51,7 @@ class Train:
     compile: bool
     channels_last: bool
     timeout_minutes: float
+    report: bool
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where a sweep's jobs run, and how many at a time; of a cluster also what each is given."""
+    """Where a sweep's jobs run, and how many at a time; of a cluster also what each is given.
+
+    preload: here, whether a job is forked from a process that has imported its libraries.
+    """
 
     place: Literal["local", "cluster"]
     jobs: int
     stop_on_failure: bool
+    preload: bool = True
     cluster: Literal["slurm", "local"] = "slurm"
     timeout_min: int = 720
     signal_delay_s: int = 120

@@ -1,7 +1,7 @@
 """The jobs of a sweep: started where there is room, told of as they end.
 
 Where jobs come from is a `Source` (a list, or a search that learns from what ended), where they run is a
-`Place` (this machine's devices, a cluster). Each is a run directory and a fresh process.
+`Place` (this machine's devices, a cluster). Each is a run directory and a process of its own.
 """
 
 from __future__ import annotations

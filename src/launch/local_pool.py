@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import ConfigError
 from ..runs.directory import RunDirectory
 from ..runs.lock import in_use
+from .jobs import Running
+from .preloaded import Preloaded, can_fork
 from .watch import PARENT
 from .world import cores, processes_here
 
@@ -22,12 +24,18 @@ class LocalPool:
     Args:
         jobs: at most so many at once. Of one, the terminal shows what it says; of several, each writes it to
             `output.txt` in its directory.
+        preload: whether jobs are forked from a process that has imported their libraries, which saves each
+            of them the time to do so.
     """
 
     look_s = 0.05
 
-    def __init__(self, jobs: int = 1) -> None:
+    def __init__(self, jobs: int = 1, *, preload: bool = True) -> None:
         self.jobs = jobs
+        self._preloaded: Preloaded | None = None
+        if preload and can_fork():
+            share = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))} if jobs > 1 else {}
+            self._preloaded = Preloaded(share | dict(os.environ))
         self._running: list[_Process] = []
         self._gpus: list[str] | None = None
 
@@ -36,7 +44,7 @@ class LocalPool:
         self._running = [one for one in self._running if one.poll() is None]
         if len(self._running) >= self.jobs or in_use(run):
             return None
-        environment = dict(os.environ) | {PARENT: str(os.getpid())}
+        environment = dict(os.environ)
         gpus: list[str] = []
         if self.jobs > 1:
             asked = self._asked(config["trainer"])
@@ -48,25 +56,12 @@ class LocalPool:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             share = cores() // self.jobs // processes_here(config["trainer"])
             environment.setdefault("OMP_NUM_THREADS", str(max(1, share)))
-        output = (run.path / "output.txt").open("ab") if self.jobs > 1 else None
-        words = [
-            sys.executable,
-            "-m",
-            "tapetum",
-            "job",
-            str(run.path),
-            *([str(checkpoint)] if checkpoint else ()),
-        ]
-        # In a session of its own: Ctrl-C reaches it once, through the sweep, and not from the terminal too.
-        started = subprocess.Popen(
-            words,
-            env=environment,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        process = _Process(started, gpus, output)
+        words = [str(run.path), *([str(checkpoint)] if checkpoint else ())]
+        output = run.path / "output.txt" if self.jobs > 1 else None
+        if self._preloaded is not None:
+            process = _Process(self._preloaded.fork(words, environment, output, config), gpus)
+        else:
+            process = _Process(_Fresh(words, environment, output), gpus)
         self._running.append(process)
         return process
 
@@ -92,17 +87,31 @@ class LocalPool:
 class _Process:
     """A job's process, and the GPUs that are its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], gpus: list[str], output: IO[bytes] | None) -> None:
+    def __init__(self, process: Running, gpus: list[str]) -> None:
         self.gpus = gpus
-        self._process = process
-        self._output = output
+        self.poll, self.send = process.poll, process.send
+
+
+class _Fresh:
+    """A job that imports its libraries itself."""
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str], output: Path | None) -> None:
+        file = None if output is None else output.open("ab")
+        # In a session of its own: Ctrl-C reaches it once, through the sweep, and not from the terminal too.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tapetum", "job", *words],
+            env={**environment, PARENT: str(os.getpid())},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+        if file is not None:
+            file.close()
 
     def poll(self) -> int | None:
         """See `Running`."""
-        code = self._process.poll()
-        if code is not None and self._output is not None:
-            self._output.close()
-        return code
+        return self._process.poll()
 
     def send(self, number: int) -> None:
         """See `Running`."""

@@ -48,10 +48,14 @@ def place_of(launcher: Mapping[str, Any], sweep: Path) -> Place:
     if settings["jobs"] < 1:
         raise ConfigError(f"launcher.jobs={settings['jobs']} must be at least 1: type launcher.jobs=2")
     if launcher["place"] == "cluster":
+        if "preload" in settings:
+            raise ConfigError(
+                "launcher.preload is for jobs on this machine, and a cluster starts each afresh: leave it out"
+            )
         return Cluster(sweep / "cluster", **settings)
-    if foreign := sorted(settings.keys() - {"jobs"}):
+    if foreign := sorted(settings.keys() - {"jobs", "preload"}):
         raise ConfigError(
             f"launcher.{foreign[0]} is for clusters, and these jobs run on this machine: leave out "
             f"{', '.join(f'launcher.{key}' for key in foreign)}, or type launcher=slurm"
         )
-    return LocalPool(settings["jobs"])
+    return LocalPool(**settings)

@@ -23,7 +23,8 @@ from ..indexes.walk import MissingFolder
 
 Progress = Callable[[int, int], None]
 
-_INDEX_KEYS = ("index", "root", "roots", "limit", "val_fraction", "rescan")
+INDEX_KEYS = ("index", "root", "roots", "limit", "val_fraction", "rescan")
+"""The keys of `data` that an Index follows from, beside `task` and `seed`."""
 
 
 def build_index(config: Mapping[str, Any]) -> Index:
@@ -128,7 +129,7 @@ def build_datamodule(
     The network itself goes along where its features are kept: data.cache=features; of one that reads texts,
     what makes its inputs of them; of one that is asked, the question.
     """
-    node = {key: value for key, value in config["data"].items() if key not in _INDEX_KEYS}
+    node = {key: value for key, value in config["data"].items() if key not in INDEX_KEYS}
     kept: dict[str, Any] = {}
     if node.get("cache") == "features":
         kept = {"network": module.net, "precision": str(config["trainer"]["precision"])}

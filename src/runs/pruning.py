@@ -50,37 +50,42 @@ class Pruning(Callback):
         if not trainer.sanity_checking:
             self._validated = trainer.current_epoch + 1
 
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook: report the epoch, before the checkpoint behind which it is not trained again."""
+        if self._validated is not None and trainer.is_global_zero:
+            self._report(self._validated, float(trainer.callback_metrics[self.monitor]))
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook: an epoch is over and written down, and another is due."""
         epoch, self._validated = self._validated, None
         if epoch is None:
             return
-        value = float(trainer.callback_metrics[self.monitor])
-        give_up = self._report(epoch, value, ask=True) if trainer.is_global_zero else False
+        give_up = self._gives_up() if trainer.is_global_zero else False
         if not trainer.strategy.broadcast(give_up):
             return
+        value = float(trainer.callback_metrics[self.monitor])
         reason = f"{self.monitor} {value:.4g} after epoch {epoch} is behind that of other trials"
         if trainer.is_global_zero:
             pruned = {"epoch": epoch, "step": trainer.global_step, "value": value, "reason": reason}
             write_json(self.run.pruned, pruned)
         raise PrunedRunError(f"given up by its search ({self.sweep['pruner']}): {reason}")
 
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Lightning's hook: what the last epoch reached, for later trials to be compared with."""
-        epoch, self._validated = self._validated, None
-        if epoch is not None and trainer.is_global_zero:
-            self._report(epoch, float(trainer.callback_metrics[self.monitor]), ask=False)
-
-    def _report(self, epoch: int, value: float, *, ask: bool) -> bool:
-        """Whether the study would rather give the trial up; one that it has closed is nobody's any more."""
+    def _report(self, epoch: int, value: float) -> None:
         with quiet_optuna():
-            self._open = self._open or self._trial()
-            frozen = self._open.study.trials[self.trial.number]
-            if frozen.state.is_finished():
-                return False
-            if epoch not in frozen.intermediate_values:
-                self._open.report(value, epoch)
-            return ask and self._open.should_prune()
+            trial = self._known()
+            if trial is not None and epoch not in trial.study.trials[trial.number].intermediate_values:
+                trial.report(value, epoch)
+
+    def _gives_up(self) -> bool:
+        with quiet_optuna():
+            trial = self._known()
+            return trial is not None and trial.should_prune()
+
+    def _known(self) -> optuna.Trial | None:
+        """The trial in its study; none where the study has closed it, so that it is nobody's any more."""
+        self._open = self._open or self._trial()
+        frozen = self._open.study.trials[self.trial.number]
+        return None if frozen.state.is_finished() else self._open
 
     def _trial(self) -> optuna.Trial:
         import optuna

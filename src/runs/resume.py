@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "trainer.strategy",
     "trainer.log_every_n_steps",
     "train.timeout_minutes",
+    "train.report",
 )
 """Keys that a resumed run may set anew; the Index's fingerprint guards what lies behind data.root."""
 

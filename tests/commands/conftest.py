@@ -27,4 +27,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that nothing may change."""
-    return train(folder, tmp_path_factory.mktemp("finished"), "trainer.max_epochs=2", "optimizer.lr=0.01")
+    words = ("trainer.max_epochs=2", "optimizer.lr=0.01", "train.report=true")
+    return train(folder, tmp_path_factory.mktemp("finished"), *words)

@@ -22,6 +22,7 @@ TINY = (
     "data.batch_size=8",
     "data.num_workers=0",
     "trainer.max_epochs=1",
+    "train.report=false",  # takes longer than such a training
 )
 PLAIN = (
     "model=npr",

@@ -69,7 +69,7 @@ def test_bad_images_are_skipped_counted_and_listed(photos, tmp_path, capsys):
     }
     for spoil, name in files.items():
         spoil(photos / name)
-    made = train(photos, tmp_path / "out", "data.on_bad_image=skip")
+    made = train(photos, tmp_path / "out", "data.on_bad_image=skip", "train.report=true")
     listed = json.loads((made / "bad_images.json").read_text())
     assert {one["path"] for one in listed} == set(files.values())
     assert all(one["reason"] for one in listed)
@@ -232,5 +232,5 @@ def test_a_foreign_target_in_a_checkpoint_is_refused(finished, tmp_path, capsys)
 
 
 def test_a_network_of_ones_own_trains(photos, tmp_path):
-    made = train(photos, tmp_path / "out", *PLAIN)
+    made = train(photos, tmp_path / "out", *PLAIN, "train.report=true")
     assert (made / "report" / "index.html").is_file()

@@ -54,7 +54,7 @@ def outputs(folder, tmp_path_factory) -> Path:
     asked = ("data=synthetic_vqa", "data.index.train=24", "data.index.test=8")
     where = f"paths.outputs={place}"
     for words in (
-        tiny(folder, place),
+        tiny(folder, place, "train.report=true"),
         [*SMALL, f"data.root={pictures}", "trainer.max_epochs=1", where],
         [*ARGUMENTS, where],
         [*TINY, *LORA, "data=genimage", f"data.root={judged}", where],

@@ -125,8 +125,9 @@ def test_swa_tests_and_keeps_the_average_of_the_last_epochs(folder, tmp_path, ca
 
 def test_the_learning_rate_finder_decides_the_rate_that_is_used(folder, tmp_path, capsys):
     made = train(
-        folder, tmp_path, "callbacks=lr_finder", "scheduler=constant", "callbacks.lr_finder.max_lr=1"
-    )
+        folder, tmp_path, "callbacks=lr_finder", "scheduler=constant", "callbacks.lr_finder.max_lr=1",
+        "train.report=true",
+    )  # fmt: skip
     found = json.loads((made / "found.json").read_text())["optimizer.lr"]
     assert 1e-6 < found < 1
     assert f"found optimizer.lr={found:.4g}" in capsys.readouterr().out

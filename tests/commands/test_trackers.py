@@ -53,7 +53,8 @@ def tracked(folder, tmp_path_factory, database) -> Path:
         patch.setenv("NETRC", "/nonexistent")
         outputs = tmp_path_factory.mktemp("tracked")
         uri = f"logger.mlflow.tracking_uri={database}"
-        return train(folder, outputs, *ALL, uri, "trainer.max_epochs=2", "trainer.log_every_n_steps=2")
+        words = ("trainer.max_epochs=2", "trainer.log_every_n_steps=2", "train.report=true")
+        return train(folder, outputs, *ALL, uri, *words)
 
 
 @pytest.fixture(scope="module")

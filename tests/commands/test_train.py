@@ -19,7 +19,7 @@ from tapetum.config.overrides import prepare
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.history import read_history
 
-from commands.experiments import runs, tiny, train
+from commands.experiments import run, runs, tiny, train
 from layouts import make_cifake, make_folder, make_manifest
 
 
@@ -100,7 +100,7 @@ def test_the_best_checkpoint_is_the_best_epoch_and_what_was_tested(finished):
 
 
 def test_a_run_ends_with_its_table_and_the_reports_path(folder, tmp_path, capsys):
-    made = train(folder, tmp_path, "name=a study")
+    made = train(folder, tmp_path, "name=a study", "train.report=true")
     said = capsys.readouterr().out
     assert "a study on cpu: 32-true, 1 process, effective batch 8, 374,289 parameters" in said
     assert "* val/auroc" not in said.splitlines()[0]
@@ -147,6 +147,14 @@ def test_limits_hold_a_split_at_a_time(folder, tmp_path):
     assert figures(made)["run/steps"] == 2
 
 
+def test_a_report_that_was_left_out_is_written_later(folder, tmp_path, capsys):
+    made = train(folder, tmp_path, "train.report=false")
+    assert not (made / "report").exists()
+    assert capsys.readouterr().out.rstrip().endswith(f"report  tapetum report {made}")
+    assert run("report", str(made)) == 0
+    assert "<html" in (made / "report" / "index.html").read_text()[:200]
+
+
 def test_limits_of_batches_hold_for_the_predictions_too(folder, tmp_path):
     made = train(
         folder, tmp_path, "data.eval_batch_size=4", "trainer.limit_train_batches=0.5",
@@ -159,7 +167,7 @@ def test_limits_of_batches_hold_for_the_predictions_too(folder, tmp_path):
 
 def test_without_validation_training_works_and_says_what_it_cannot_do(tmp_path, capsys):
     data = make_folder(tmp_path / "data", splits={"train": 12, "test": 4})
-    made = train(data, tmp_path / "out", "data.val_fraction=0")
+    made = train(data, tmp_path / "out", "data.val_fraction=0", "train.report=true")
     assert "There is no validation split" in capsys.readouterr().out
     assert not (made / "checkpoints" / "best.ckpt").exists()
     assert "There is no validation split" in (made / "report" / "index.html").read_text()

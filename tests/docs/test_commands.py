@@ -10,6 +10,7 @@ importing torch takes seconds.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import os
 import re
@@ -537,16 +538,21 @@ def _placeholder(span: str) -> bool:
     return span in _WRITTEN_BY_THE_READER or _PLACEHOLDER.search(span) is not None
 
 
+CHOICES = ["", "callbacks=none", *(
+    f"{group}={one}" for group in ("data", "model", "scheduler") for one in option_names(group)
+)]  # fmt: skip
+
+
+@functools.cache
 def _accepted(span: str) -> bool:
-    """Whether some choice of data and model takes the setting."""
-    contexts = [[], *[[f"data={one}"] for one in option_names("data")]]
-    contexts += [[f"model={one}"] for one in option_names("model")]
-    contexts += [["callbacks=none"], *[[f"scheduler={one}"] for one in option_names("scheduler")]]
-    for context in contexts:
+    """Whether some choice of data and model takes the setting; the one that took the last is asked first."""
+    for choice in CHOICES:
         try:
-            prepare([*context, span], multirun=False)
+            prepare([*([choice] if choice else []), span], multirun=False)
         except ConfigError:
             continue
+        CHOICES.remove(choice)
+        CHOICES.insert(0, choice)
         return True
     return False
 

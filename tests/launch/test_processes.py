@@ -37,7 +37,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
     data = make_folder(tmp_path / "data", splits={"train": 16, "val": 5, "test": 3})
     (data / "val" / "real" / "0000.jpg").unlink()
     one, _ = train(data, tmp_path / "one", "data.batch_size=8")
-    two, said = train(data, tmp_path / "two", "data.batch_size=4", "accelerator=cpu_ddp")
+    two, said = train(data, tmp_path / "two", "data.batch_size=4", "accelerator=cpu_ddp", "train.report=true")
     assert "2 processes, effective batch 8" in said
     assert said.count("effective batch") == 1
     expected = read_checkpoint(one / "checkpoints" / "last.ckpt")

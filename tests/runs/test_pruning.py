@@ -8,6 +8,7 @@ import lightning
 import optuna
 import pytest
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from optuna.trial import TrialState, create_trial
 from tapetum.errors import TapetumError
 from tapetum.runs.directory import RunDirectory
@@ -61,7 +62,7 @@ def finished(study, *values):
     )
 
 
-def train(tmp_path, study, storage, values, *, trial=None, sweep=None, ckpt=None, **trainer):
+def train(tmp_path, study, storage, values, *, trial=None, sweep=None, ckpt=None, more=(), **trainer):
     """Fit a module whose validations are given, as trial `trial` (a new one); the run and the module."""
     number = study.ask(SPACE).number if trial is None else trial
     run = RunDirectory(tmp_path / str(number))
@@ -71,9 +72,9 @@ def train(tmp_path, study, storage, values, *, trial=None, sweep=None, ckpt=None
     fitted = lightning.Trainer(
         **{"max_epochs": len(values), **trainer},
         accelerator="cpu",
-        callbacks=pruning(run, {"sweep": sweep or SWEEP}, "val/loss"),
+        callbacks=[*more, *pruning(run, {"sweep": sweep or SWEEP}, "val/loss")],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=bool(more),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -138,6 +139,18 @@ def test_a_resumed_run_goes_on_reporting_and_keeps_what_it_had_reported(tmp_path
     assert study.trials[0].intermediate_values == pytest.approx({1: 0.4, 2: 0.3, 3: 0.2})
     train(tmp_path, study, storage, [0.9, 0.9, 0.9], trial=0)  # from the start: killed before a checkpoint
     assert study.trials[0].intermediate_values == pytest.approx({1: 0.4, 2: 0.3, 3: 0.2})
+
+
+def test_an_epoch_is_reported_before_its_checkpoint_is_written(tmp_path, study, storage):
+    """A run killed behind its checkpoint does not train the epoch again, so it could not report it."""
+    seen = []
+
+    class Saves(Checkpoint):
+        def on_train_epoch_end(self, trainer, module):
+            seen.append(dict(study.trials[0].intermediate_values))
+
+    train(tmp_path, study, storage, [0.4, 0.3], more=[Saves()])
+    assert [list(values) for values in seen] == [[1], [1, 2]]
 
 
 def test_a_trial_that_its_study_has_closed_trains_to_its_end(tmp_path, study, storage):

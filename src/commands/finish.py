@@ -132,7 +132,8 @@ def advice_line(run: RunDirectory) -> str:
     if not advice:
         return ""
     things = "1 thing" if len(advice) == 1 else f"{len(advice)} things"
-    return f"{things} to try next ({', '.join(one.rule for one in advice)}): see the report"
+    where = "the report" if (run.report / "index.html").is_file() else f"tapetum report {run.path}"
+    return f"{things} to try next ({', '.join(one.rule for one in advice)}): see {where}"
 
 
 def report_run(run: RunDirectory, roots: Sequence[Path] = ()) -> Path:

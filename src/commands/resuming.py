@@ -26,10 +26,12 @@ def take_up(run: RunDirectory, checkpoint: Path, config: Mapping[str, Any], chec
     metadata = check_index(checkpoint, checked.index.fingerprint)["tapetum"]["metadata"]
     before = run.read_config()["trainer"]
     if run.finished and all(before.get(key) == config["trainer"].get(key) for key in _LENGTH):
+        page = run.report / "index.html"
+        where = f"its report is {page}" if page.is_file() else f"tapetum report {run.path} shows it"
         longer = 2 * (config["trainer"].get("max_epochs") or 10)
         raise TapetumError(
-            f"{run.path} has finished, at step {metadata['step']}: its report is "
-            f"{run.report / 'index.html'}. To train on, type trainer.max_epochs={longer}; to start a new run "
+            f"{run.path} has finished, at step {metadata['step']}: {where}. "
+            f"To train on, type trainer.max_epochs={longer}; to start a new run "
             f"from its weights, weights={run.path}"
         )
     run.pruned.unlink(missing_ok=True)  # whoever goes on with it does not give it up

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -196,7 +197,11 @@ def _execute(
     metrics |= wired.summary(best)
     write_notes(run, checked.index, wired.data.bad, checked.limits)
     write_results(run, predictions, metrics)
-    page = report_run(run, checked.index.roots) if config["train"]["report"] else None
+    page = None
+    if config["train"]["report"]:
+        page = report_run(run, checked.index.roots)
+    else:
+        shutil.rmtree(run.report, ignore_errors=True)  # of an earlier end, before the run was resumed
     if loggers:
         wired.hand_over(metrics, predictions, best)
     monitor = checked.monitor if (run.checkpoints / "best.ckpt").is_file() else None

@@ -22,14 +22,16 @@ from typing import Any
 from .watch import PARENT
 
 _EVERY_JOB = (
-    *("lightning", "pandas", "pyarrow.parquet"),
+    *("torch", "lightning", "pandas", "pyarrow.parquet"),
     *("tapetum.cli", "tapetum.commands.preflight", "tapetum.commands.finish", "tapetum.tasks"),
     *("tapetum.launch.processes", "tapetum.reports.run", "tapetum.reports.training_curve"),
 )
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals that are for the jobs; the server ends with its sweep."""
 
 
 class Preloaded:
-    """This end of the server, which starts with the first job. `fork` and what it returns never wait for it.
+    """The sweep's end: a server that starts with the first job, and again where it was killed.
 
     Args:
         environment: of the server, for what its libraries read when they are imported.
@@ -37,15 +39,12 @@ class Preloaded:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
-        self._server: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
-        self._heard = b""
-        self._codes: dict[int, int | None] = {}
+        self._server: _Server | None = None
 
     @property
     def pid(self) -> int | None:
         """The server's process, None before its first job."""
-        return None if self._server is None else self._server.pid
+        return None if self._server is None else self._server.process.pid
 
     def fork(
         self,
@@ -54,71 +53,85 @@ class Preloaded:
         output: Path | None,
         config: Mapping[str, Any],
     ) -> Forked:
-        """Start `tapetum job WORDS`. output: the file it writes to rather than to the terminal."""
-        if self._server is None or self._died() is not None:
-            self._begin(config)
-        job = len(self._codes)
-        self._codes[job] = None
-        request = {
-            "words": list(words),
-            "environment": dict(environment),
-            "output": None if output is None else str(output),
-        }
-        self._say({"job": job, "start": request})
-        return Forked(self, job)
+        """Ask for `tapetum job WORDS`, which begins when the libraries are there.
 
-    def code_of(self, job: int) -> int | None:
-        """Its exit code, None while it runs; that of the server where it has died with its jobs."""
-        code = self._died()
-        self._listen()
-        if code is not None:
-            self._codes = {one: code if told is None else told for one, told in self._codes.items()}
-        return self._codes[job]
+        output: the file it writes to rather than to the terminal. config: whose modules a new server imports.
+        """
+        if self._server is None or self._server.process.poll() is not None:
+            self._server = _Server(self._environment, _modules(config))
+        return self._server.ask(words, environment, output)
 
-    def signal(self, job: int, number: int) -> None:
-        """Pass a signal on to a job, which may not have begun."""
-        self._say({"job": job, "signal": number})
 
-    def _died(self) -> int | None:
-        """The exit code of a server that is gone, which nothing but a mishap ends before this process."""
-        code = None if self._server is None else self._server.poll()
-        return code or 1 if code is not None else None
+class _Server:
+    """A server's process, and what is known of its jobs."""
 
-    def _begin(self, config: Mapping[str, Any]) -> None:
-        here, there = socket.socketpair()
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tapetum", "jobs", str(there.fileno()), *_modules(config)],
-            env={"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **self._environment},
+    def __init__(self, environment: Mapping[str, str], modules: Sequence[str]) -> None:
+        self._channel, there = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tapetum", "jobs", str(there.fileno()), *modules],
+            env={"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **environment},
             pass_fds=[there.fileno()],
             start_new_session=True,
             stdin=subprocess.DEVNULL,
         )
         there.close()
-        self._channel, self._heard = here, b""
+        self._heard = b""
+        self._asked = 0
+        self._processes: dict[int, int] = {}
+        self._codes: dict[int, int] = {}
+
+    def ask(self, words: Sequence[str], environment: Mapping[str, str], output: Path | None) -> Forked:
+        """See `Preloaded.fork`."""
+        self._asked += 1
+        request = {
+            "words": list(words),
+            "environment": dict(environment),
+            "output": None if output is None else str(output),
+        }
+        self._say({"job": self._asked, "start": request})
+        return Forked(self, self._asked)
+
+    def code_of(self, job: int) -> int | None:
+        """Its exit code, None while it runs.
+
+        A job does not die with a killed server but soon after, with its checkpoint; it then has its code.
+        """
+        died = self.process.poll()
+        self._heed()
+        if job not in self._codes and died is not None and not self._alive(job):
+            return died or 1
+        return self._codes.get(job)
+
+    def signal(self, job: int, number: int) -> None:
+        """Pass a signal on to a job; one that has not begun never does."""
+        if self.process.poll() is None:
+            self._say({"job": job, "signal": number})
+        elif self._alive(job):
+            os.kill(self._processes[job], number)
+
+    def _alive(self, job: int) -> bool:
+        with suppress(OSError, KeyError):
+            status = Path(f"/proc/{self._processes[job]}/stat").read_text()
+            return status.rpartition(")")[2].split()[0] != "Z"
+        return False
 
     def _say(self, message: Mapping[str, Any]) -> None:
-        assert self._channel is not None
         with suppress(BrokenPipeError, ConnectionResetError):  # it has died, which `code_of` tells
             self._channel.sendall(json.dumps(message).encode() + b"\n")
 
-    def _listen(self) -> None:
-        channel = self._channel
-        while channel is not None and select.select([channel], [], [], 0)[0]:
-            some = b""
-            with suppress(ConnectionResetError):
-                some = channel.recv(1 << 16)
-            if not some:
-                return
-            *lines, self._heard = (self._heard + some).split(b"\n")
-            for line in lines:
-                ended = json.loads(line)
-                self._codes[ended["job"]] = ended["code"]
+    def _heed(self) -> None:
+        lines, self._heard, _ = _read(self._channel, self._heard)
+        for told in lines:
+            if "process" in told:
+                self._processes[told["job"]] = told["process"]
+            else:
+                self._codes[told["job"]] = told["code"]
 
 
 class Forked:
-    """A job that the server was asked for."""
+    """A job that a server was asked for."""
 
-    def __init__(self, server: Preloaded, job: int) -> None:
+    def __init__(self, server: _Server, job: int) -> None:
         self._server, self._job = server, job
 
     def poll(self) -> int | None:
@@ -137,7 +150,7 @@ def can_fork() -> bool:
 
 
 def _modules(config: Mapping[str, Any]) -> list[str]:
-    """What jobs of a config import. A user's own modules are left to the jobs."""
+    """What a job of a config imports. A user's own modules are left to the jobs."""
     found = dict.fromkeys((*_EVERY_JOB, f"tapetum.tasks.{config['task']}"))
 
     def look(value: object) -> None:
@@ -155,71 +168,146 @@ def _modules(config: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
+def _read(channel: socket.socket, heard: bytes) -> tuple[list[dict[str, Any]], bytes, bool]:
+    """The messages that have come, what is there of the next one, and whether the other end is open."""
+    while select.select([channel], [], [], 0)[0]:
+        some = b""
+        with suppress(ConnectionResetError):
+            some = channel.recv(1 << 16)
+        if not some:
+            return [json.loads(line) for line in heard.split(b"\n")[:-1]], b"", False
+        heard += some
+    *lines, rest = heard.split(b"\n")
+    return [json.loads(line) for line in lines], rest, True
+
+
+class _Serving:
+    """The server's end of the channel: jobs that wait to be forked, and those that run."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.waiting: dict[int, dict[str, Any]] = {}
+        self._heard = b""
+        self._jobs: dict[int, int] = {}
+
+    def heed(self) -> bool:
+        """Take note of what was asked; False where the sweep is gone."""
+        requests, self._heard, there = _read(self.channel, self._heard)
+        for one in requests:
+            job = one["job"]
+            if "start" in one:
+                self.waiting[job] = one["start"]
+            elif self.waiting.pop(job, None) is not None:
+                self.tell(job=job, code=-one["signal"])
+            else:
+                for process in [process for process, its in self._jobs.items() if its == job]:
+                    os.kill(process, one["signal"])
+        return there
+
+    def begun(self, job: int, process: int) -> None:
+        """A waiting job runs now."""
+        self._jobs[process] = job
+        self.tell(job=job, process=process)
+
+    def reap(self) -> None:
+        """Tell of the jobs that have ended."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if (job := self._jobs.pop(ended[0], None)) is not None:  # else nobody's, of a library
+                    self.tell(job=job, code=os.waitstatus_to_exitcode(ended[1]))
+
+    def tell(self, **message: int) -> None:
+        """Say something to the sweep."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # it is gone, which `heed` finds
+            self.channel.sendall(json.dumps(message).encode() + b"\n")
+
+
 def serve(channel: socket.socket, modules: Sequence[str]) -> list[str] | None:
     """Import, and fork a process for each request until the other end is closed.
 
     Returns None in the server, and in a forked process the words of its job.
     """
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    serving, fresh = _Serving(channel), False
     for module in modules:
-        with suppress(Exception):  # whatever it is, the job meets it again and says so
+        if not serving.heed():
+            return None
+        try:
             import_module(module)
+        except (Exception, SystemExit):  # the job meets it again, and says so where it belongs
+            fresh = True
     woken, wakes = socket.socketpair()
     woken.setblocking(False)
     wakes.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # so that it wakes
     signal.set_wakeup_fd(wakes.fileno())
-    jobs: dict[int, int] = {}
-    heard = b""
-    while True:
-        ready = select.select([channel, woken], [], [])[0]
-        if woken in ready:
-            woken.recv(1 << 12)
-            with suppress(BrokenPipeError):  # the sweep is gone, which the next look finds
-                _tell_ended(channel, jobs)
-        if channel not in ready:
+    server = os.getpid()
+    while serving.heed():
+        serving.reap()
+        if not serving.waiting:
+            select.select([channel, woken], [], [])
+            with suppress(BlockingIOError):
+                woken.recv(1 << 12)
             continue
-        some = channel.recv(1 << 16)
-        if not some:  # the sweep is gone
-            return None
-        *lines, heard = (heard + some).split(b"\n")
-        for line in lines:
-            request = json.loads(line)
-            if (number := request.get("signal")) is not None:
-                for process in [process for process, job in jobs.items() if job == request["job"]]:
-                    os.kill(process, number)
-                continue
+        job, request = next(iter(serving.waiting.items()))
+        del serving.waiting[job]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the job can hear them
+        try:
             process = os.fork()
+        except OSError as error:
+            print(f"no process for a job: {error}", file=sys.stderr)
+            serving.tell(job=job, code=1)
+        else:
             if process == 0:
                 signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for one in (channel, woken, wakes):
                     one.close()
-                return _become(**request["start"])
-            jobs[process] = request["job"]
+                handlers[signal.SIGCHLD] = signal.SIG_DFL
+                return _become(server, handlers, fresh=fresh, **request)
+            serving.begun(job, process)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return None
 
 
-def _tell_ended(channel: socket.socket, jobs: dict[int, int]) -> None:
-    while jobs:
-        process, status = os.waitpid(-1, os.WNOHANG)
-        if process == 0:
-            return
-        ended = {"job": jobs.pop(process), "code": os.waitstatus_to_exitcode(status)}
-        channel.sendall(json.dumps(ended).encode() + b"\n")
+def _become(
+    server: int,
+    handlers: Mapping[signal.Signals, Any],
+    words: list[str],
+    environment: dict[str, str],
+    output: str | None,
+    *,
+    fresh: bool,
+) -> list[str]:
+    """Make a forked process the job's own: its output, session, environment, signals and words.
 
-
-def _become(words: list[str], environment: dict[str, str], output: str | None) -> list[str]:
-    """Make a forked process the job's own: its session, environment, output and words."""
-    import torch
-
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(environment, **{PARENT: str(os.getppid())})
+    fresh: whether it has to begin anew, without the server's imports.
+    """
     if output is not None:
         file = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         for stream in (1, 2):
             os.dup2(file, stream)
         os.close(file)
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment, **{PARENT: str(server)})
     sys.argv[1:] = ["job", *words]
-    if torch.cuda._is_in_bad_fork():  # a library asked for the GPUs while it was imported
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    if fresh or _has_asked_for_gpus():
         os.execv(sys.executable, [sys.executable, "-m", "tapetum", "job", *words])
     return words
+
+
+def _has_asked_for_gpus() -> bool:
+    """Whether a library has called CUDA while it was imported, which does not survive a fork."""
+    import torch
+
+    with suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if entry.readlink().name == "nvidia-uvm":
+                    return True
+    return bool(torch.cuda._is_in_bad_fork())

@@ -153,6 +153,10 @@ def test_a_report_that_was_left_out_is_written_later(folder, tmp_path, capsys):
     assert capsys.readouterr().out.rstrip().endswith(f"report  tapetum report {made}")
     assert run("report", str(made)) == 0
     assert "<html" in (made / "report" / "index.html").read_text()[:200]
+    assert run("train", f"resume={made}", "trainer.max_epochs=2") == 0
+    assert not (made / "report").exists()  # it was of the first epoch
+    assert run("train", f"resume={made}") == 1
+    assert f"has finished, at step 12: tapetum report {made} shows it" in capsys.readouterr().err
 
 
 def test_limits_of_batches_hold_for_the_predictions_too(folder, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -77,9 +80,7 @@ def test_jobs_are_told_apart_and_each_keeps_its_own_end(server, photos, tmp_path
     assert code_of(missing) == 1
     assert f"error: {tmp_path / 'nowhere'}" in (tmp_path / "2.txt").read_text()
     assert slow.poll() is None
-    while not (tmp_path / "slow" / "checkpoints" / "last.ckpt").exists():
-        assert slow.poll() is None
-        time.sleep(0.05)
+    wait_for(tmp_path / "slow" / "checkpoints" / "last.ckpt", slow)
     slow.send(signal.SIGINT)
     assert code_of(slow) == 130, (tmp_path / "0.txt").read_text()
     assert "stopped by SIGINT" in (tmp_path / "0.txt").read_text()
@@ -87,21 +88,74 @@ def test_jobs_are_told_apart_and_each_keeps_its_own_end(server, photos, tmp_path
     assert slow.poll() == 130
 
 
-def test_a_server_that_is_killed_takes_its_jobs_along_and_another_one_starts(photos, tmp_path):
+def test_a_job_hears_a_signal_that_comes_with_its_start(server, photos, tmp_path):
+    for number in range(8):
+        run = prepared(photos, tmp_path / str(number), "trainer.max_epochs=200", *SLOW)
+        job = fork(server, run, tmp_path / f"{number}.txt")
+        job.send(signal.SIGINT)
+        assert code_of(job) in (130, -signal.SIGINT)
+        assert not run.history.exists()
+
+
+def test_a_signal_to_the_server_is_none_to_its_jobs(server, photos, tmp_path):
+    run = prepared(photos, tmp_path / "run", "trainer.max_epochs=4", *SLOW)
+    job = fork(server, run, tmp_path / "0.txt")
+    wait_for(run.checkpoints / "last.ckpt", job)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        os.kill(server.pid, number)
+    assert code_of(job) == 0
+    assert "stopped by" not in (tmp_path / "0.txt").read_text()
+
+
+def test_a_job_has_its_own_environment_and_nothing_of_the_server(photos, tmp_path):
+    world = tmp_path / "world.json"
+    told = ("+callbacks.world._target_=own_parts.TellsItsWorld", f"+callbacks.world.file={world}")
+    run = prepared(photos, tmp_path / "run", *told)
+    given = {key: value for key, value in os.environ.items() if not key.startswith(("OMP", "PYTORCH_NVML"))}
+    server = Preloaded({**given, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "OF_SERVER": "1"})
+    given |= {"PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "3", "OF_JOB": "1"}
+    job = server.fork([str(run.path)], given, tmp_path / "0.txt", run.read_config())
+    assert code_of(job) == 0, (tmp_path / "0.txt").read_text()
+    found = json.loads(world.read_text())
+    assert given.items() <= found["environment"].items()
+    assert not {"OF_SERVER", "PYTORCH_NVML_BASED_CUDA_CHECK"} & found["environment"].keys()
+    assert found["environment"]["TAPETUM_PARENT"] == str(server.pid)
+    assert (found["threads"], found["sockets"], found["session"]) == (1, 0, True)
+
+
+def test_jobs_of_a_server_that_is_killed_are_alive_until_they_are_gone(photos, tmp_path):
     server = Preloaded(os.environ | {"PYTHONPATH": str(HERE)})
     run = prepared(photos, tmp_path / "run", "trainer.max_epochs=200", *SLOW)
     job = fork(server, run, tmp_path / "output.txt")
-    while not (run.checkpoints / "last.ckpt").exists():
-        assert job.poll() is None
-        time.sleep(0.05)
+    wait_for(run.checkpoints / "last.ckpt", job)
     os.kill(server.pid, signal.SIGKILL)
-    assert code_of(job) == -signal.SIGKILL
     other = fork(server, prepared(photos, tmp_path / "other"), tmp_path / "other.txt")
-    deadline = time.monotonic() + 120
-    while "stopped by SIGTERM" not in (run.path / "train.log").read_text():  # with its checkpoint
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert code_of(job) == -signal.SIGKILL
+    assert "stopped by SIGTERM" in (run.path / "train.log").read_text()  # with its checkpoint
     assert code_of(other) == 0
+
+
+def test_a_server_ends_with_its_sweep_without_a_word():
+    """Killed while the server imports, with a job asked for; who reads its output waits for its end."""
+    code = (
+        "import os, time; from tapetum.launch.preloaded import Preloaded; server = Preloaded(os.environ); "
+        "server.fork(['nowhere'], os.environ, None, {'task': 'detection'}); time.sleep(3); "
+        "os.kill(os.getpid(), 9)"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert time.monotonic() - began > 3
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
+
+
+def wait_for(file, job):
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_cannot_be_imported_is_the_error_of_the_job(photos, tmp_path):

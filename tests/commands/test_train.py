@@ -148,14 +148,15 @@ def test_limits_hold_a_split_at_a_time(folder, tmp_path):
 
 
 def test_a_report_that_was_left_out_is_written_later(folder, tmp_path, capsys):
-    made = train(folder, tmp_path, "train.report=false")
+    made = train(folder, tmp_path)
     assert not (made / "report").exists()
     assert capsys.readouterr().out.rstrip().endswith(f"report  tapetum report {made}")
     assert run("report", str(made)) == 0
     assert "<html" in (made / "report" / "index.html").read_text()[:200]
-    assert run("train", f"resume={made}", "trainer.max_epochs=2") == 0
+    again = tiny(folder, tmp_path, f"resume={made}", "trainer.max_epochs=2")
+    assert run("train", *again) == 0
     assert not (made / "report").exists()  # it was of the first epoch
-    assert run("train", f"resume={made}") == 1
+    assert run("train", *again) == 1
     assert f"has finished, at step 12: tapetum report {made} shows it" in capsys.readouterr().err
 
 

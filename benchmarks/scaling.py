@@ -5,7 +5,7 @@ the batch of each the same: images per second over the epochs behind the first, 
 to the end of the first step. communication: the same network under DDP on two processes, a step with and
 without the exchange of gradients.
 
-sweep: 8 tiny jobs one after the other, two at a time, and through submitit on this machine. A job's overhead
+sweep: 8 tiny jobs one after the other, the same forked, two at a time, and through submitit on this machine. A job's overhead
 is its seconds less those of the same work in a process that has done it once before, so that its libraries
 are imported. Goal: at most the import of those libraries and one second.
 """
@@ -24,7 +24,12 @@ from tempfile import TemporaryDirectory
 from _timing import Goal, conclude, quick, table
 
 ONE, TWO = "one process", "two processes"
-PLACES = {"one after the other": "sequential", "two at a time": "local_pool", "submitit": "submitit_local"}
+PLACES = {
+    "one after the other": ["launcher=sequential"],
+    "forked one after the other": ["launcher=sequential", "launcher.preload=true"],
+    "two at a time": ["launcher=local_pool"],
+    "submitit": ["launcher=submitit_local"],
+}
 IMPORTS = "import lightning, tapetum.commands.preflight, tapetum.tasks, tapetum.reports.run"
 WARM = """
 import json, sys, time
@@ -150,17 +155,18 @@ def _sweeps(folder: Path, small: bool) -> list[Goal]:
         imports.append(time.perf_counter() - began)
     rows, overhead = [], {}
     for name, launcher in PLACES.items():
-        words = [*_words(folder, launcher, train=64, epochs=1), "accelerator=cpu"]
+        place = name.replace(" ", "-")
+        words = [*_words(folder, place, train=64, epochs=1), "accelerator=cpu", *launcher]
         seeds = ",".join(str(number) for number in range(count))
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "tapetum", "train", "-m", *words, f"seed={seeds}", f"launcher={launcher}"],
+            [sys.executable, "-m", "tapetum", "train", "-m", *words, f"seed={seeds}"],
             capture_output=True, text=True,
         )  # fmt: skip
         seconds = time.perf_counter() - began
         if done.returncode:
             raise RuntimeError(done.stderr)
-        (jobs,) = (folder / launcher).glob("sweeps/*/*/jobs.csv")
+        (jobs,) = (folder / place).glob("sweeps/*/*/jobs.csv")
         with jobs.open(newline="") as file:
             each = [float(row["seconds"]) for row in csv.DictReader(file)]
         overhead[name] = median(each) - work

@@ -97,7 +97,7 @@ class Launcher:
     place: Literal["local", "cluster"]
     jobs: int
     stop_on_failure: bool
-    preload: bool = True
+    preload: bool = False
     cluster: Literal["slurm", "local"] = "slurm"
     timeout_min: int = 720
     signal_delay_s: int = 120

@@ -30,7 +30,7 @@ class LocalPool:
 
     look_s = 0.05
 
-    def __init__(self, jobs: int = 1, *, preload: bool = True) -> None:
+    def __init__(self, jobs: int = 1, *, preload: bool = False) -> None:
         self.jobs = jobs
         self._preloaded: Preloaded | None = None
         if preload and can_fork():

@@ -21,6 +21,8 @@ NO_CHOICE = (
     "data.num_workers",
     "data.cache",
     "data.rescan",
+    "train.timeout_minutes",
+    "train.report",
     "trainer.log_every_n_steps",
     "trainer.enable_progress_bar",
 )

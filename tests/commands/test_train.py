@@ -48,7 +48,7 @@ def test_a_run_leaves_every_file_of_its_record(finished):
 
 def test_the_config_on_the_disk_is_the_one_that_was_composed(finished, folder):
     outputs = finished.parents[2]
-    more = ("trainer.max_epochs=2", "optimizer.lr=0.01")
+    more = ("trainer.max_epochs=2", "optimizer.lr=0.01", "train.report=true")
     composed = compose(prepare(tiny(folder, outputs, *more), multirun=False)).config
     assert yaml.safe_load((finished / "config.yaml").read_text()) == composed
     assert read_checkpoint(finished / "checkpoints" / "best.ckpt")["tapetum"]["config"] == composed

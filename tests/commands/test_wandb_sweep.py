@@ -38,7 +38,15 @@ def sweep(folder, tmp_path_factory) -> Path:
     """Two jobs in processes of their own, as a user starts them."""
     outputs = tmp_path_factory.mktemp("outputs")
     words = tiny(
-        *(folder, outputs, "name=rates", "optimizer.lr=0.01,0.001", "seed=3", "logger=wandb"),
+        *(
+            folder,
+            outputs,
+            "name=rates",
+            "optimizer.lr=0.01,0.001",
+            "seed=3",
+            "logger=wandb",
+            "train.report=true",
+        ),
         *("logger.wandb.mode=offline", "logger.wandb.tags=[mine]", "logger.wandb.notes=two rates"),
     )
     offline = {"NETRC": "/nonexistent", "WANDB_API_KEY": "", "WANDB_X_STATS_SAMPLING_INTERVAL": "0.2"}

@@ -6,8 +6,8 @@ to the end of the first step. communication: the same network under DDP on two p
 without the exchange of gradients.
 
 sweep: 8 tiny jobs one after the other, the same forked, two at a time, and through submitit on this
-machine. A job's overhead is its seconds less those of the same work in a process that has done it once before, so that its libraries
-are imported. Goal: at most the import of those libraries and one second.
+machine. A job's overhead is its seconds less those of the same work in a process that has done it once
+before, so that its libraries are imported. Goal: at most the import of those libraries and one second.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class LocalPool:
         jobs: at most so many at once. Of one, the terminal shows what it says; of several, each writes it to
             `output.txt` in its directory.
         preload: whether jobs are forked from a process that has imported their libraries, which saves each
-            of them the time to do so.
+            of them the time to do so. Raises ConfigError where the system can't.
     """
 
     look_s = 0.05
@@ -33,17 +33,24 @@ class LocalPool:
     def __init__(self, jobs: int = 1, *, preload: bool = False) -> None:
         self.jobs = jobs
         self._preloaded: Preloaded | None = None
-        if preload and can_fork():
+        if preload and not can_fork():
+            raise ConfigError("launcher.preload=true forks jobs, which needs Linux: leave it out")
+        if preload:
             share = {"OMP_NUM_THREADS": str(max(1, cores() // jobs))} if jobs > 1 else {}
             self._preloaded = Preloaded(share | dict(os.environ))
         self._running: list[_Process] = []
         self._gpus: list[str] | None = None
 
     def start(self, run: RunDirectory, checkpoint: Path | None, config: Mapping[str, Any]) -> _Process | None:
-        """See `Place`; ConfigError for a job that names its devices."""
+        """See `Place`; ConfigError for a job that names its devices, or is forked and logs to W&B."""
         self._running = [one for one in self._running if one.poll() is None]
         if len(self._running) >= self.jobs or in_use(run):
             return None
+        if self._preloaded is not None and "wandb" in (config.get("logger") or {}):
+            raise ConfigError(
+                "launcher.preload=true and logger=wandb: W&B's summary of a forked job lacks figures; leave out "
+                "launcher.preload"
+            )
         environment = dict(os.environ)
         gpus: list[str] = []
         if self.jobs > 1:

@@ -190,7 +190,7 @@ def running(sweep):
 def test_a_pool_gives_each_job_gpus_of_its_own(tmp_path, monkeypatch):
     """The processes are real, the GPUs are names in the environment."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    pool = LocalPool(jobs=3, preload=False)
+    pool = LocalPool(jobs=3)
     made = [create_run(config(1), tmp_path / str(number)) for number in range(4)]
     first = pool.start(made[0], None, config(2))
     second = pool.start(made[1], None, config(1))

@@ -14,6 +14,7 @@ import torch
 from tapetum.cli import main
 from tapetum.config.compose import compose
 from tapetum.errors import ConfigError
+from tapetum.launch.local_pool import LocalPool
 from tapetum.launch.preloaded import Preloaded, can_fork
 from tapetum.launch.sweep import place_of
 from tapetum.runs.checkpoints import read_checkpoint
@@ -166,6 +167,12 @@ def test_what_cannot_be_imported_is_the_error_of_the_job(photos, tmp_path):
         code_of(Preloaded(broken).fork([str(run.path)], broken, tmp_path / "0.txt", run.read_config())) == 1
     )
     assert "no lightning here" in (tmp_path / "0.txt").read_text()
+
+
+def test_a_job_that_logs_to_wandb_is_not_forked(photos, tmp_path):
+    run = prepared(photos, tmp_path / "run", "logger=wandb")
+    with pytest.raises(ConfigError, match=r"W&B's summary of a forked job lacks figures; leave out"):
+        LocalPool(preload=True).start(run, None, run.read_config())
 
 
 def test_a_clusters_jobs_are_not_forked(tmp_path):

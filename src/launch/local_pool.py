@@ -48,8 +48,8 @@ class LocalPool:
             return None
         if self._preloaded is not None and "wandb" in (config.get("logger") or {}):
             raise ConfigError(
-                "launcher.preload=true and logger=wandb: W&B's summary of a forked job lacks figures; leave out "
-                "launcher.preload"
+                "launcher.preload=true and logger=wandb: W&B's summary of a forked job lacks figures; leave "
+                "out launcher.preload"
             )
         environment = dict(os.environ)
         gpus: list[str] = []

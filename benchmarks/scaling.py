@@ -30,7 +30,12 @@ PLACES = {
     "two at a time": ["launcher=local_pool"],
     "submitit": ["launcher=submitit_local"],
 }
-IMPORTS = "import lightning, tapetum.commands.preflight, tapetum.tasks, tapetum.reports.run"
+IMPORTS = """
+from importlib import import_module
+from tapetum.launch.preloaded import EVERY_JOB
+for module in EVERY_JOB:
+    import_module(module)
+"""
 WARM = """
 import json, sys, time
 from tapetum.cli import main

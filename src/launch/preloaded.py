@@ -21,11 +21,12 @@ from typing import Any
 
 from .watch import PARENT
 
-_EVERY_JOB = (
+EVERY_JOB = (
     *("torch", "lightning", "pandas", "pyarrow.parquet"),
     *("tapetum.cli", "tapetum.commands.preflight", "tapetum.commands.finish", "tapetum.tasks"),
     *("tapetum.launch.processes", "tapetum.reports.run", "tapetum.reports.training_curve"),
 )
+"""Modules that every job imports before it is done."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that are for the jobs; the server ends with its sweep."""
 
@@ -151,7 +152,7 @@ def can_fork() -> bool:
 
 def _modules(config: Mapping[str, Any]) -> list[str]:
     """What a job of a config imports. A user's own modules are left to the jobs."""
-    found = dict.fromkeys((*_EVERY_JOB, f"tapetum.tasks.{config['task']}"))
+    found = dict.fromkeys((*EVERY_JOB, f"tapetum.tasks.{config['task']}"))
 
     def look(value: object) -> None:
         if isinstance(value, Mapping):

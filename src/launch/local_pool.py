@@ -42,15 +42,10 @@ class LocalPool:
         self._gpus: list[str] | None = None
 
     def start(self, run: RunDirectory, checkpoint: Path | None, config: Mapping[str, Any]) -> _Process | None:
-        """See `Place`; ConfigError for a job that names its devices, or is forked and logs to W&B."""
+        """See `Place`; ConfigError for a job that names its devices."""
         self._running = [one for one in self._running if one.poll() is None]
         if len(self._running) >= self.jobs or in_use(run):
             return None
-        if self._preloaded is not None and "wandb" in (config.get("logger") or {}):
-            raise ConfigError(
-                "launcher.preload=true and logger=wandb: W&B's summary of a forked job lacks figures; leave "
-                "out launcher.preload"
-            )
         environment = dict(os.environ)
         gpus: list[str] = []
         if self.jobs > 1:

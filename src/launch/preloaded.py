@@ -13,10 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .watch import PARENT
@@ -291,6 +293,7 @@ def _become(
             os.dup2(file, stream)
         os.close(file)
     os.setsid()
+    _own_folders()
     os.environ.clear()
     os.environ.update(environment, **{PARENT: str(server)})
     sys.argv[1:] = ["job", *words]
@@ -300,6 +303,17 @@ def _become(
     if fresh or _has_asked_for_gpus():
         os.execv(sys.executable, [sys.executable, "-m", "tapetum", "job", *words])
     return words
+
+
+def _own_folders() -> None:
+    """In the place of each temporary folder that an import made one of this process, which removes it.
+
+    wandb makes one for pictures; the first job that ended would remove it for all that are forked later.
+    """
+    for one in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        if (found := one.peek()) is not None and isinstance(found[0], TemporaryDirectory):
+            one.detach()
+            TemporaryDirectory.__init__(found[0])
 
 
 def _has_asked_for_gpus() -> bool:

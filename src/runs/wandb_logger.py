@@ -242,6 +242,7 @@ def _begin(directory: Path, chosen: Mapping[str, Any], mode: str) -> wandb.Run:
             finish_timeout=chosen["finish_timeout"],
             finish_timeout_raises=True,
             console="off",  # train.log has it
+            x_stats_pid=os.getpid(),  # not of whom a job was forked from
         ),
     }
     run: wandb.Run | None = None

@@ -436,7 +436,5 @@ def test_every_key_of_an_experiment_has_an_effect(data, experiment):
     base = Kept(snapshot(f"experiment={experiment}"))
     overrides = [override for key, value in own_keys(experiment) if (override := changed(key, value))]
     assert not [
-        override
-        for override in overrides
-        if not differ(snapshot(f"experiment={experiment}", override), base)
+        override for override in overrides if not differ(snapshot(f"experiment={experiment}", override), base)
     ]

@@ -14,13 +14,13 @@ import torch
 from tapetum.cli import main
 from tapetum.config.compose import compose
 from tapetum.errors import ConfigError
-from tapetum.launch.local_pool import LocalPool
 from tapetum.launch.preloaded import Preloaded, can_fork
 from tapetum.launch.sweep import place_of
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.directory import create_run
 
 from commands.experiments import HERE, PLAIN, tiny
+from commands.tracker_servers import of_type, wandb_records
 from layouts import make_folder
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="jobs are forked on Linux only")
@@ -169,10 +169,20 @@ def test_what_cannot_be_imported_is_the_error_of_the_job(photos, tmp_path):
     assert "no lightning here" in (tmp_path / "0.txt").read_text()
 
 
-def test_a_job_that_logs_to_wandb_is_not_forked(photos, tmp_path):
-    run = prepared(photos, tmp_path / "run", "logger=wandb")
-    with pytest.raises(ConfigError, match=r"W&B's summary of a forked job lacks figures; leave out"):
-        LocalPool(preload=True).start(run, None, run.read_config())
+def test_every_job_that_logs_to_wandb_has_its_figures_there(server, photos, tmp_path):
+    # wandb makes a folder for pictures when it is imported, and removes it when its process ends
+    for number in range(2):
+        words = ("logger=wandb", "logger.wandb.mode=offline", "train.report=true")
+        run = prepared(photos, tmp_path / str(number) / "run", *words)
+        job = fork(server, run, tmp_path / f"{number}.txt", NETRC="/nonexistent", WANDB_API_KEY="")
+        assert code_of(job) == 0
+        assert "could not take" not in run.log.read_text()
+        (kept,) = (run.path / "wandb").glob("offline-run-*")
+        summary = {}
+        for record in of_type(wandb_records(kept), "summary"):
+            summary |= record.get("update", {})
+        wanted = run.read_metrics()
+        assert {name: summary[name] for name in wanted} == pytest.approx(wanted)
 
 
 def test_a_clusters_jobs_are_not_forked(tmp_path):

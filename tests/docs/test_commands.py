@@ -68,6 +68,7 @@ COMMAND = re.compile(r"(tapetum|python|make|git|pip|ls|\.venv/bin/\w+|\.|eval|RU
 # A command that matches all of the first words and none of the second gets the overrides behind it, and why.
 REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = [
     (("train",), (), ("trainer.max_epochs=1", "accelerator=cpu"), "limit, device"),
+    (("train",), (), ("train.report=false",), "limit: the reports of one task are like each other"),
     (("train", "resume=outputs/"), (), ("trainer.max_epochs=2",), "limit: one epoch more than the run had"),
     (("train", "gradual_unfreeze"), (), ("trainer.max_epochs=6",), "limit: as long as its schedule"),
     (("train",), (" data=", " experiment="), ("data.index.train=64", "data.index.test=64"), "limit"),
@@ -234,6 +235,7 @@ def _text(page: Page, body: str, place: str) -> None:
     if not body.startswith("config.yaml "):
         return
     run = max(page.folder.glob("outputs/detection/*/*"), key=lambda path: path.name)
+    _run(page, ["report", str(run)])
     named = {line.split()[0] for line in body.splitlines()}
     there = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     extra = {name for name in there if name.endswith(".png") or re.fullmatch(r"checkpoints/\w+\.json", name)}

@@ -21,7 +21,7 @@ from ..datamodules.features import feature_problems, frozen_features
 from ..errors import ConfigError, TapetumError
 from ..images.geometry import with_geometry
 from ..indexes.table import Index
-from ..launch.world import world_size
+from ..launch.world import cores, processes_here, world_size
 from ..runs.building import build_index, build_network_on_meta, parameter_counts
 from ..runs.gradual_unfreeze import unfreeze_problems
 from ..runs.sharding import sharding_problems, trainer_settings
@@ -235,6 +235,12 @@ def hardware_problems(trainer: Mapping[str, Any]) -> list[str]:
             f"trainer.devices={devices}, but this machine has {cuda}: type trainer.devices={cuda}"
         )
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and cuda == 0 and not apple)
+    # two at least, so that what two processes do can be tried anywhere
+    if on_cpu and (asked := processes_here(trainer)) > (most := max(2, cores())):
+        problems.append(
+            f"trainer.devices={devices} on the CPU means {asked} processes, each with all libraries in "
+            f"memory, but this machine has {cores()} cores: type trainer.devices={most} or less"
+        )
     if on_cpu and precision.startswith("16"):
         problems.append(
             f"trainer.precision={precision} needs a GPU, and this run is on the CPU: type "

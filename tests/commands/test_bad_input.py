@@ -160,6 +160,7 @@ def test_nothing_to_train_is_said_before_anything_starts(photos, tmp_path, capsy
         (["scheduler=plateau", "trainer.limit_val_batches=0"], "scheduler=plateau follows a validation"),
         (["trainer.profiler=simpel"], "unknown value trainer.profiler=simpel: simple, advanced, pytorch"),
         (["trainer.devices=3", "accelerator=gpu"], "this machine has"),
+        (["trainer.devices=640", "accelerator=cpu"], "trainer.devices=640 on the CPU means 640 processes"),
     ],
 )  # fmt: skip
 def test_config_errors_are_messages_and_exit_code_2(photos, tmp_path, capsys, words, expected):

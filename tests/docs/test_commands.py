@@ -68,6 +68,7 @@ COMMAND = re.compile(r"(tapetum|python|make|git|pip|ls|\.venv/bin/\w+|\.|eval|RU
 # A command that matches all of the first words and none of the second gets the overrides behind it, and why.
 REPLACED: list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str]] = [
     (("train",), (), ("trainer.max_epochs=1", "accelerator=cpu"), "limit, device"),
+    (("train", "trainer.devices=4"), (), ("trainer.devices=2",), "device"),
     (("train",), (), ("train.report=false",), "limit: the reports of one task are like each other"),
     (("train", "resume=outputs/"), (), ("trainer.max_epochs=2",), "limit: one epoch more than the run had"),
     (("train", "gradual_unfreeze"), (), ("trainer.max_epochs=6",), "limit: as long as its schedule"),

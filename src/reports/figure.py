@@ -79,4 +79,4 @@ def percent_axes(ax: Any, which: Literal["x", "y", "both"]) -> None:
 
 def whole_numbers(ax: Any) -> None:
     """No half epochs on the x axis."""
-    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))

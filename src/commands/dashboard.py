@@ -111,7 +111,10 @@ def _read_sweep(directory: Path, tasks: Sequence[str]) -> _Sweep:
     from ..launch.sweep_directory import read_sweep
     from ..runs.directory import RunDirectory
 
-    directory = directory.absolute()  # its name, and that of the folder above, are the sweep's
+    given, directory = (
+        directory,
+        directory.absolute(),
+    )  # its name, and that of the folder above, are the sweep's
     file = directory / "sweep.yaml"
     if not file.is_file():
         if directory.is_dir():
@@ -121,7 +124,7 @@ def _read_sweep(directory: Path, tasks: Sequence[str]) -> _Sweep:
             )
         name = directory.name
         near = did_you_mean(name, tasks) or ":"
-        raise TapetumError(f"{name} is neither a task nor the directory of a sweep{near} {_USAGE}")
+        raise TapetumError(f"{given} is neither a task nor the directory of a sweep{near} {_USAGE}")
     described = read_sweep(directory)
     jobs = {str(number): RunDirectory(directory / str(number)) for number in described["jobs"]}
     begun = {number: run for number, run in jobs.items() if run.config.is_file()}

@@ -106,6 +106,12 @@ def _directory(overrides: Sequence[str]) -> tuple[list[str], Path]:
     from ..launch.sweep_directory import unfinished_sweep
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for one in parsed:
+        if one.is_sweep_override() and one.key_or_group.split(".")[0] in ("launcher", "sweep"):
+            raise ConfigError(
+                f"{one.input_line} can't be swept: a sweep has one value of {one.key_or_group} for all of "
+                f"its jobs, so give one"
+            )
     resume = [one.value() for one in parsed if one.key_or_group == "resume"]
     kept = [word for word, one in zip(overrides, parsed, strict=True) if one.key_or_group != "resume"]
     common = [
@@ -124,6 +130,11 @@ def _directory(overrides: Sequence[str]) -> tuple[list[str], Path]:
             )
         return kept, found or new
     directory = Path(str(resume[-1]))
+    if not directory.is_dir():
+        raise ConfigError(
+            f"resume={directory} does not exist: type -m resume=SWEEP with a folder below "
+            f"{new.parent.parent}, or resume=auto"
+        )
     if not (directory / "sweep.yaml").is_file():
         raise ConfigError(
             f"resume={directory} is not a sweep, and -m goes on with sweeps only: type -m resume=SWEEP, or "

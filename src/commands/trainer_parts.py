@@ -61,6 +61,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*torch.distributed.nn.functional.*")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
+        # what modules log has been summed over the processes before
+        warnings.filterwarnings("ignore", message=".*`self\\.log\\(.*sync_dist=True.*")
         try:
             yield
         finally:

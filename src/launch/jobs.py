@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from ..errors import TapetumError
 from ..runs.directory import RunDirectory
 from ..runs.ending import ending
+from ..runs.lock import in_use
 from .sweep_directory import SweepDirectory
 
 Status = Literal["finished", "failed", "interrupted", "pruned"]
@@ -114,6 +115,7 @@ def run_jobs(
     running: list[_Started] = []
     outcomes: list[Outcome] = []
     waiting: Job | None = None
+    held: Job | None = None
     more = True
 
     def ends(outcome: Outcome) -> None:
@@ -149,6 +151,9 @@ def run_jobs(
                     waiting = None
                     continue
                 if process is None:
+                    if waiting is not held and in_use(run):
+                        held = waiting
+                        say(f"job {waiting.number} waits: another process is at work in {run.path}")
                     break
                 say(_started_line(waiting, source, going_on=last.exists()))
                 directory.note(waiting.number, "running", 0.0, math.nan)

@@ -97,12 +97,13 @@ class _Server:
     def code_of(self, job: int) -> int | None:
         """Its exit code, None while it runs.
 
-        A job does not die with a killed server but soon after, with its checkpoint; it then has its code.
+        A job does not die with a killed server but soon after, with its checkpoint: it was interrupted then,
+        and goes on with the sweep. One that had not begun has the server's code.
         """
         died = self.process.poll()
         self._heed()
         if job not in self._codes and died is not None and not self._alive(job):
-            return died or 1
+            return 130 if job in self._processes else died or 1
         return self._codes.get(job)
 
     def signal(self, job: int, number: int) -> None:
@@ -293,15 +294,20 @@ def _become(
             os.dup2(file, stream)
         os.close(file)
     os.setsid()
-    _own_folders()
     os.environ.clear()
     os.environ.update(environment, **{PARENT: str(server)})
     sys.argv[1:] = ["job", *words]
     for number, handler in handlers.items():
         signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    if fresh or _has_asked_for_gpus():
+    on_gpus = _has_asked_for_gpus()
+    if fresh or on_gpus:
+        why = (
+            "CUDA was called while libraries were imported" if on_gpus else "a library could not be imported"
+        )
+        print(f"launcher.preload: {why}, so this job imports for itself", file=sys.stderr, flush=True)
         os.execv(sys.executable, [sys.executable, "-m", "tapetum", "job", *words])
+    _own_folders()
     return words
 
 

@@ -120,7 +120,8 @@ class SweepDirectory:
         return self.path / "sweep.yaml"
 
     def _write(self, *, ended: bool) -> None:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "tapetum train"
+        command = f"{program} -m {shlex.join(self.words)}"
         if self._described.is_file():
             command = self.command
         described = {

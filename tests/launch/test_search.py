@@ -12,6 +12,7 @@ from tapetum.config.compose import compose
 from tapetum.errors import ConfigError, TapetumError
 from tapetum.launch.sweep_directory import read_jobs
 from tapetum.runs.directory import create_run, write_json
+from tapetum.runs.lock import held
 
 from launch.formula import SPACE, Formula, Killed, auroc, run, search
 
@@ -104,6 +105,28 @@ def test_jobs_run_side_by_side_and_a_trial_is_drawn_only_when_there_is_room(tmp_
     ends = [trial.datetime_complete for trial in one.study.get_trials()]
     assert all(end <= begin for end, begin in zip(ends, begins[1:], strict=False))
     assert said[0].startswith("job 0 (1 of 4): optimizer.lr=")
+
+
+def test_a_job_in_whose_directory_another_process_works_waits_and_says_so_once(tmp_path):
+    class Busy(Formula):
+        looks, other = 0, None
+
+        def start(self, run, checkpoint, config):
+            self.looks += 1
+            if self.looks == 1:
+                self.other = held(run)
+                self.other.__enter__()
+            if self.looks < 3:
+                return None
+            if self.looks == 3:
+                self.other.__exit__(None, None, None)
+            return super().start(run, checkpoint, config)
+
+    said = []
+    outcomes = run(search(tmp_path, trials=2), tmp_path, Busy(), said)
+    assert [one.status for one in outcomes] == ["finished", "finished"]
+    told = [line for line in said if "waits" in line]
+    assert told == [f"job 0 waits: another process is at work in {tmp_path / '0'}"]
 
 
 def test_of_two_objectives_the_front_is_what_no_other_trial_beats(tmp_path):

@@ -43,6 +43,8 @@ def test_a_sweep_is_a_directory_of_runs_and_their_comparison(photos, tmp_path, c
     described = yaml.safe_load((sweep / "sweep.yaml").read_text())
     assert described["jobs"][1][-2:] == ["seed=2", "name=two\\ seeds"]
     assert (described["swept"], described["ended"]) == (["seed"], True)
+    assert described["command"].startswith("tapetum train -m ")
+    assert described["command"].endswith(" seed=1,2 'name=two seeds'")
     for number, job in enumerate(jobs(sweep)):
         config = yaml.safe_load((sweep / str(number) / "config.yaml").read_text())
         assert config["seed"] == number + 1
@@ -92,6 +94,19 @@ def test_problems_of_any_job_are_told_before_one_starts(photos, tmp_path, capfd)
 def test_several_values_without_m_are_explained(photos, tmp_path, capfd):
     assert run("train", *words(photos, tmp_path, "seed=1,2")[1:]) == 2
     assert "seed=1,2 has several values: type -m seed=1,2 to run each" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("launcher.jobs=1,2", "launcher.jobs=1,2 can't be swept: a sweep has one value of launcher.jobs"),
+        ("launcher=sequential,local_pool", "launcher=sequential,local_pool can't be swept"),
+        ("resume=/nonexistent/sweep", "resume=/nonexistent/sweep does not exist: type -m resume=SWEEP with"),
+    ],
+)
+def test_words_that_are_of_the_whole_sweep(photos, tmp_path, capfd, word, expected):
+    assert run("train", *words(photos, tmp_path, "seed=1,2", word)) == 2
+    assert expected in capfd.readouterr().err
 
 
 def test_a_sweep_goes_with_no_other_flag(capfd):

@@ -111,10 +111,8 @@ def _read_sweep(directory: Path, tasks: Sequence[str]) -> _Sweep:
     from ..launch.sweep_directory import read_sweep
     from ..runs.directory import RunDirectory
 
-    given, directory = (
-        directory,
-        directory.absolute(),
-    )  # its name, and that of the folder above, are the sweep's
+    given = directory
+    directory = given.absolute()  # its name, and that of the folder above, are the sweep's
     file = directory / "sweep.yaml"
     if not file.is_file():
         if directory.is_dir():

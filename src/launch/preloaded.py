@@ -315,6 +315,7 @@ def _own_folders() -> None:
     """In the place of each temporary folder that an import made one of this process, which removes it.
 
     wandb makes one for pictures; the first job that ended would remove it for all that are forked later.
+    Python lists finalizers in a private place alone; were it gone, no job would start.
     """
     for one in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         if (found := one.peek()) is not None and isinstance(found[0], TemporaryDirectory):

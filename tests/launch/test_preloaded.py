@@ -166,7 +166,9 @@ def test_what_cannot_be_imported_is_the_error_of_the_job(photos, tmp_path):
     assert (
         code_of(Preloaded(broken).fork([str(run.path)], broken, tmp_path / "0.txt", run.read_config())) == 1
     )
-    assert "no lightning here" in (tmp_path / "0.txt").read_text()
+    said = (tmp_path / "0.txt").read_text()
+    assert "no lightning here" in said
+    assert "launcher.preload: a library could not be imported, so this job imports for itself" in said
 
 
 def test_every_job_that_logs_to_wandb_has_its_figures_there(server, photos, tmp_path):

@@ -285,7 +285,7 @@ class _Wired:
         """Train, from the start, from weights or from where a checkpoint stopped."""
         from ..modules.buffers import NonFiniteLossError
         from ..runs.interrupt import InterruptedRunError
-        from ..runs.resume import check_index
+        from ..runs.resume import begins_with_validation, check_index
         from .memory import explained
 
         config = self.config
@@ -293,7 +293,7 @@ class _Wired:
             loaded = check_index(checkpoint, self.checked.index.fingerprint)
             if "weights" in loaded["tapetum"]["metadata"]:
                 self.describe.facts["weights"] = loaded["tapetum"]["metadata"]["weights"]
-            self.history.truncate(loaded["global_step"])
+            self.history.truncate(loaded["global_step"], validates=begins_with_validation(loaded))
             log.info(
                 "resuming %s at epoch %d, step %d", self.run.path, loaded["epoch"] + 1, loaded["global_step"]
             )
@@ -417,7 +417,7 @@ class _Wired:
         from ..runs.interrupt import StopOnSignal
         from ..runs.progress import TrainingProgress
         from ..runs.pruning import pruning
-        from ..runs.resume import GeneratorState
+        from ..runs.resume import DueValidation, GeneratorState
         from ..runs.throughput import Throughput
         from ..tasks import task_of
         from .trainer_parts import configured_callbacks
@@ -430,6 +430,7 @@ class _Wired:
         found: list[lightning.Callback] = [
             describe,
             GeneratorState(),
+            DueValidation(),
             Throughput(),
             TrainingProgress(console, monitor),
         ]

@@ -130,6 +130,7 @@ class NetworkModule(lightning.LightningModule):
         """What `train_figures` says of the epoch, and the learning rates."""
         self.flush()
         self.log_dict({**self.train_figures(), **self.learning_rates(), **self._when()}, sync_dist=True)
+        self._follow_plateau()
 
     def train_figures(self) -> dict[str, float]:
         """What is logged of a training epoch: its mean loss; tasks add to it."""
@@ -186,6 +187,25 @@ class NetworkModule(lightning.LightningModule):
             every = self.trainer.check_val_every_n_epoch or 1
             described |= {"interval": "epoch", "monitor": self.monitor, "frequency": every}
         return {"optimizer": optimizer, "lr_scheduler": described}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Lightning's hook; a plateau has taken its step before (`_follow_plateau`)."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _follow_plateau(self) -> None:
+        """Step a plateau schedule at an epoch's end.
+
+        Lightning steps it behind the epoch's checkpoint, and not at all in an epoch that it resumed: a run
+        that goes on from there would lower its rate later than one that was never stopped.
+        """
+        every = self.trainer.check_val_every_n_epoch or 1
+        value = self.trainer.callback_metrics.get(self.monitor)
+        if value is None or (self.current_epoch + 1) % every:
+            return
+        for described in self.trainer.lr_scheduler_configs:
+            if isinstance(described.scheduler, ReduceLROnPlateau):
+                described.scheduler.step(value)
 
     def _horizon(self) -> Horizon:
         """How long the schedule will be.

@@ -94,10 +94,18 @@ class MetricsCsv(Logger):
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    def truncate(self, step: int) -> None:
-        """Drop what was logged behind an optimizer step: the resumed run will log it again."""
-        if self.path.is_file():
-            self._write([row for row in read_history(self.path) if row.get("step", 0) <= step])
+    def truncate(self, step: int, *, validates: bool = False) -> None:
+        """Drop what was logged behind an optimizer step: the resumed run will log it again.
+
+        validates: whether it begins with the validation behind that step, so that of the step itself only
+        its own figures stay.
+        """
+        if not self.path.is_file():
+            return
+        rows = read_history(self.path)
+        if validates:
+            rows = [row for row in rows if row.get("step", 0) < step or _of_a_step(row)]
+        self._write([row for row in rows if row.get("step", 0) <= step])
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         unfinished = self.path.with_name(self.path.name + ".tmp")
@@ -107,6 +115,10 @@ class MetricsCsv(Logger):
             writer.writerows(rows)
         unfinished.replace(self.path)
         self._ends_well = True
+
+
+def _of_a_step(row: Mapping[str, float]) -> bool:
+    return any(name.endswith("_step") for name in row)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -65,6 +65,7 @@ class TrainingProgress(ProgressBar):
             self._task = self._bar.add_task("", total=None, figures="")
         else:
             setattr(self, "on_train_batch_end", None)  # noqa: B010  # nothing to draw, nothing to call
+        self.on_train_epoch_start(trainer, module)  # which a run resumed in the middle of an epoch has not
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""

@@ -78,6 +78,39 @@ class GeneratorState(Callback):
         setattr(self, "on_train_batch_start", None)  # noqa: B010
 
 
+class DueValidation(Callback):
+    """A checkpoint behind a step that a validation follows goes on with that validation.
+
+    Lightning takes the validation for done when it restarts from such a checkpoint, so that a run that was
+    cut there would lose the epoch's figures, its best weights and its part in early stopping. What is
+    written is therefore what Lightning writes in the middle of a validation, which it begins again.
+    """
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lightning's hook."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        steps = loop.batch_progress.current
+        behind_a_step = steps.completed == steps.processed - 1
+        if not behind_a_step or not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            return
+        loops = checkpoint["loops"]["fit_loop"]
+        for name in ("total", "current"):
+            done = loops["epoch_loop.batch_progress"][name]
+            done["completed"] = done["processed"]
+        validation = loops["epoch_loop.val_loop.batch_progress"]
+        validation["current"] |= {"processed": 0, "completed": 0}
+        for batches in (validation["total"], validation["current"]):
+            batches |= {"ready": batches["completed"] + 1, "started": batches["completed"] + 1}
+
+
+def begins_with_validation(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a run goes on from a checkpoint with a validation, because of `DueValidation`."""
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["current"]
+    return bool(batches["ready"] > batches["completed"])
+
+
 def find_resumed(resume: str, config: Mapping[str, Any]) -> tuple[RunDirectory, Path] | None:
     """The run and checkpoint that `resume=auto|<run>|<checkpoint>` means; None where auto finds nothing to
     resume.

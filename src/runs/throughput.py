@@ -25,6 +25,10 @@ class Throughput(Callback):
         self._batch_began = self._batch_ended = 0.0
         self._images = 0
 
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook; a run that is resumed in the middle of an epoch has no other."""
+        self.on_train_epoch_start(trainer, module)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""
         self._training = self._waiting = 0.0

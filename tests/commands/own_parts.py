@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 from tapetum.backbones.freezing import KeepsFrozen, freeze
+from tapetum.errors import TapetumError
 from tapetum.images.geometry import InputSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,6 +93,22 @@ class RaiseAt(Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         raise ZeroDivisionError("my own mistake")
+
+
+class RaiseAfter(Callback):
+    """Ends the run after so many optimizer steps, in a validation or before the step that follows.
+
+    AFTER in the environment, `STEP validation` or `STEP training`, says when: a resumed run may not change
+    its config.
+    """
+
+    def on_validation_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
+        if os.environ.get("AFTER") == f"{trainer.global_step} validation" and not trainer.sanity_checking:
+            raise TapetumError("cut")
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if os.environ.get("AFTER") == f"{trainer.global_step} training":
+            raise TapetumError("cut")
 
 
 class OnRank(Callback):

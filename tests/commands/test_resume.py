@@ -10,9 +10,10 @@ import pytest
 import torch
 from tapetum.runs.checkpoints import read_checkpoint
 from tapetum.runs.directory import RunDirectory
+from tapetum.runs.history import read_history
 from tapetum.runs.lock import held
 
-from commands.experiments import run, runs, tiny, train
+from commands.experiments import PLAIN, run, runs, tiny, train
 from layouts import make_folder, make_image
 
 
@@ -63,6 +64,47 @@ def test_the_seconds_of_a_run_that_goes_on_are_those_of_the_whole_run(folder, co
     assert again(folder, copied, f"resume={copied}", "trainer.max_epochs=3") == 0
     seconds = json.loads((copied / "metrics.json").read_text())["run/seconds"]
     assert before["seconds"] < seconds < before["seconds"] + 600
+
+
+@pytest.mark.parametrize("interval", [6, 3])
+def test_a_run_cut_in_a_validation_validates_again_and_is_the_run_that_was_not_cut(
+    folder, tmp_path, monkeypatch, interval
+):
+    """Of six steps an epoch: the checkpoint it goes on from is behind the step that the validation follows.
+
+    Then it is cut once more, to go on from the end of an epoch, which is when a plateau lowers its rate.
+    """
+
+    def words(outputs):
+        return tiny(
+            folder, outputs, *PLAIN, "trainer.max_epochs=5", f"trainer.val_check_interval={interval}",
+            "callbacks.checkpoint.every_n_steps=3", "scheduler=plateau", "scheduler.patience=0",
+            "scheduler.factor=0.5", "optimizer.lr=1", "train.monitor=val/loss", "train.mode=min",
+            "callbacks.early_stopping.patience=20", "+callbacks.cut._target_=own_parts.RaiseAfter",
+        )  # fmt: skip
+
+    for number, cut_after in enumerate((f"{6 + interval} validation", "18 training", "27 training")):
+        monkeypatch.setenv("AFTER", cut_after)
+        assert run("train", *words(tmp_path / "cut"), *(["resume=auto"] if number else [])) == 1
+    monkeypatch.setenv("AFTER", "never")
+    assert run("train", *words(tmp_path / "cut"), "resume=auto") == 0
+    assert run("train", *words(tmp_path / "straight")) == 0
+    (cut,), (straight,) = runs(tmp_path / "cut"), runs(tmp_path / "straight")
+    kept = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "lr/head")
+    expected, reached = (
+        [
+            {name: row[name] for name in kept if name in row}
+            for row in read_history(made / "metrics.csv")
+            if "train/loss" in row or "val/loss" in row
+        ]
+        for made in (straight, cut)
+    )
+    assert len({row["lr/head"] for row in expected if "lr/head" in row}) > 1
+    assert reached == expected
+    assert sum("val/loss" in row for row in reached) == 5 * (6 // interval)
+    seconds = [row["speed/epoch_seconds"] for row in read_history(cut / "metrics.csv") if "train/loss" in row]
+    assert len(seconds) == 5
+    assert max(seconds) < 60
 
 
 def test_a_run_that_is_in_use_is_neither_resumed_nor_changed(folder, copied, capsys):

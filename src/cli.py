@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from .errors import ConfigError, TapetumError, did_you_mean
 
@@ -28,6 +33,25 @@ VERBS = {
 _HIDDEN = ("job", "jobs")
 _FAILED = {"accept": 2}
 """Exit codes of failures that are not 1, which says something else of these verbs."""
+
+
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`main` as all that a process does, which then ends with its exit code.
+
+    What Python does at its end is done, except that it takes no object apart: of half a million, that takes
+    longer than many a command.
+    """
+    try:
+        code = main(arguments)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +93,3 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

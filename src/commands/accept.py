@@ -40,6 +40,7 @@ _DECISION = "model.decision."
 
 def main(arguments: Sequence[str]) -> int:
     """Judge a run and print a table with the verdict; 0 where it passes, 1 where it fails."""
+    from ..launch.libraries import load
     from .predict import key_of, parted
 
     paths, words = parted(arguments, _USAGE)
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     ]
     if near:
         raise ConfigError(near)
+    load()
     found, _ = accept_run(
         paths[0],
         overrides,

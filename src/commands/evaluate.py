@@ -60,14 +60,17 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     `paths.…`, keys that say how the run answers (`model.generation.…`), and `allow_targets=[…]`, which a
     checkpoint can't bring along.
     """
-    import torch
-
+    from ..launch.libraries import load
     from ..runs.directory import open_run
-    from ..runs.loading import load_module
-    from ..tasks import task_of
 
     own = open_run(run)
     other = named_by(overrides, "evaluate RUN takes", task=own.read_config()["task"])
+    load()
+    import torch
+
+    from ..runs.loading import load_module
+    from ..tasks import task_of
+
     loaded = load_module(run, allow=other.config["allow_targets"])
     config, name = with_data(loaded.config, other, overrides)
     task_of(config).adjust(loaded.module, config)
@@ -164,11 +167,14 @@ def _of_own_data(overrides: Sequence[str]) -> list[str]:
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
     """A network with given weights, or one that needs no training, on a data set; the new directory."""
+    from ..launch.libraries import load
     from ..runs.directory import stamp
-    from .weights import module_as_given
 
     composed = compose(overrides)
     check_config(composed)
+    load()
+    from .weights import module_as_given
+
     config = composed.config
     module = module_as_given(
         config,

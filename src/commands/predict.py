@@ -50,11 +50,14 @@ def main(arguments: Sequence[str]) -> int:
 
     from ..inference.inputs import find_images
     from ..inference.output import check_output
+    from ..launch.libraries import load
     from .console import console
-    from .memory import explained
 
     check_output(output)
     images = find_images(inputs)
+    load()
+    from .memory import explained
+
     predictor = from_weights(overrides) if run is None else from_run(run, overrides)
     threshold = _threshold(given[-1]) if given else None
     workers = predictor.config["data"]["num_workers"] if "data.num_workers" in keys else None

@@ -38,20 +38,23 @@ def main(arguments: Sequence[str]) -> int:
         from .sweep import sweep
 
         return sweep(arguments)
-    composed = compose(prepare(arguments, multirun=False))
+    overrides = prepare(arguments, multirun=False)
+    composed = compose(overrides)
     check_config(composed)
-    _check_alone(composed)
+    _check_alone(composed, overrides)
     train(composed, command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     return 0
 
 
-def _check_alone(composed: Composed) -> None:
+def _check_alone(composed: Composed, overrides: Sequence[str]) -> None:
     """ConfigError for a launcher that a single run does not use; a search's settings are told of."""
     launcher = composed.choices.get("launcher", "sequential")
-    if launcher != "sequential":
+    unused = [f"launcher={launcher}"] if launcher != "sequential" else []
+    unused += [word for word in overrides if word.startswith("launcher.")]
+    if unused:
         raise ConfigError(
-            f"launcher={launcher} is for the jobs of a sweep, and this is one run: type -m "
-            f"launcher={launcher}, which also takes a single job, or leave it out"
+            f"{unused[0]} is for the jobs of a sweep, and this is one run: type -m {' '.join(unused)}, which "
+            f"also takes a single job, or leave it out"
         )
     if composed.config.get("sweep"):
         print("sweep=… without -m: one run, and nothing is searched", flush=True)
@@ -62,7 +65,12 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     Raises TapetumError for everything that a user can mend.
     """
-    from ..launch.world import check_started_once
+    from ..launch.libraries import HEAVY, libraries_of, load
+    from ..launch.world import check_started_once, world_size
+
+    check_started_once()
+    alone = world_size(composed.config["trainer"]) == 1
+    load(libraries_of(composed.config) if alone else HEAVY)
     from ..runs.directory import RunDirectory, create_run
     from ..runs.lock import held
     from ..runs.resume import find_resumed
@@ -73,7 +81,6 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     config: dict[str, Any] = {**composed.config, "resume": None}
     resume = composed.config["resume"]
-    check_started_once()
     checked = preflight(config)
     config = task_of(config).settled(config, checked.index)
     resumed = find_resumed(resume, config) if resume else None
@@ -110,13 +117,14 @@ def launch(
 
     Raises PrunedRunError where a search gave the run up.
     """
-    from ..launch.processes import run_processes
     from ..launch.world import world_size
     from ..runs.early_end import PrunedRunError
     from ..runs.logs import failure_in
 
     if world_size(config["trainer"]) == 1:
         return execute(run, config, checkpoint=checkpoint, checked=checked)
+    from ..launch.processes import run_processes
+
     with failure_in(run.log):
         run_processes(run, config["trainer"], checkpoint)
     if run.pruned.is_file():
@@ -132,6 +140,10 @@ def execute(
     checked: Preflight | None = None,
 ) -> float | None:
     """Run what a run directory's config says, in this process; the best monitored value."""
+    from ..launch.libraries import libraries_of, load
+
+    began = time.perf_counter()
+    load(libraries_of(config))
     from ..runs.directory import write_json
     from ..runs.environment import environment
     from ..runs.logs import logging_to
@@ -143,7 +155,6 @@ def execute(
     from .trainer_parts import quiet_lightning
     from .vocabulary import with_learnt_tokenizer
 
-    began = time.perf_counter()
     checked = checked or preflight(config)
     first = int(os.environ.get("RANK", "0")) == 0  # torchrun's; one process speaks for all
     console.quiet = not first

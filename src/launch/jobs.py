@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from ..errors import TapetumError
 from ..runs.directory import RunDirectory
+from ..runs.early_end import killed_by
 from ..runs.ending import ending
 from ..runs.lock import in_use
 from .sweep_directory import SweepDirectory
@@ -182,7 +183,8 @@ def _outcome(one: _Started, code: int) -> Outcome:
         return Outcome(one.job, one.run, "pruned", seconds, math.nan)
     if code == 0:
         return Outcome(one.job, one.run, "finished", seconds, monitored(one.run))
-    reason = ending(one.run).reason or f"it ended with exit code {code}"
+    died = f"it ended with exit code {code}" if code >= 0 else f"it was {killed_by(-code)}"
+    reason = ending(one.run).reason or died
     status: Status = "interrupted" if code in _INTERRUPTED else "failed"
     return Outcome(one.job, one.run, status, seconds, math.nan, reason)
 

@@ -75,10 +75,10 @@ class LocalPool:
             self._gpus = visible_gpus()
         if not self._gpus:
             return 0
-        if isinstance(trainer["devices"], list):
+        if isinstance(trainer["devices"], list) or "," in str(trainer["devices"]):
             raise ConfigError(
                 f"trainer.devices={trainer['devices']} names devices, and a pool gives them out: type "
-                f"trainer.devices={len(trainer['devices'])}"
+                f"trainer.devices={processes_here(trainer)}"
             )
         everything = trainer["devices"] in (-1, "-1", "auto")
         asked = len(self._gpus) // self.jobs if everything else processes_here(trainer)

@@ -101,14 +101,13 @@ class Meeting:
         """Nobody is waited for any more."""
         _file(run).unlink(missing_ok=True)
 
-    def failed(self, error: Exception) -> str:
+    def failed(self, run: RunDirectory, error: Exception) -> str:
         """Why the machines did not come together, and what to look at."""
         said = (str(error).splitlines() or [type(error).__name__])[0]
         return (
             f"the {self.machines} machines of the run did not meet at {self.endpoint} within "
-            f"{self.patience_s} s ({said}): type "
-            f"tapetum join RUN on every other machine, and see that they reach that port; MASTER_ADDR and "
-            f"MASTER_PORT choose another one"
+            f"{self.patience_s} s ({said}): type tapetum join {run.path} on every other machine, and see "
+            f"that they reach that port; MASTER_ADDR and MASTER_PORT choose another one"
         )
 
 

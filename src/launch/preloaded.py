@@ -21,14 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .libraries import importing, libraries_of
 from .watch import PARENT
 
-EVERY_JOB = (
-    *("torch", "lightning", "pandas", "pyarrow.parquet"),
-    *("tapetum.cli", "tapetum.commands.preflight", "tapetum.commands.finish", "tapetum.tasks"),
-    *("tapetum.launch.processes", "tapetum.reports.run", "tapetum.reports.training_curve"),
-)
-"""Modules that every job imports before it is done."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that are for the jobs; the server ends with its sweep."""
 
@@ -61,7 +56,7 @@ class Preloaded:
         output: the file it writes to rather than to the terminal. config: whose modules a new server imports.
         """
         if self._server is None or self._server.process.poll() is not None:
-            self._server = _Server(self._environment, _modules(config))
+            self._server = _Server(self._environment, libraries_of(config))
         return self._server.ask(words, environment, output)
 
 
@@ -153,25 +148,6 @@ def can_fork() -> bool:
     return sys.platform == "linux"
 
 
-def _modules(config: Mapping[str, Any]) -> list[str]:
-    """What a job of a config imports. A user's own modules are left to the jobs."""
-    found = dict.fromkeys((*EVERY_JOB, f"tapetum.tasks.{config['task']}"))
-
-    def look(value: object) -> None:
-        if isinstance(value, Mapping):
-            target = value.get("_target_")
-            if isinstance(target, str) and target.startswith("tapetum."):
-                found[target.rpartition(".")[0]] = None
-            for one in value.values():
-                look(one)
-        elif isinstance(value, list):
-            for one in value:
-                look(one)
-
-    look(config)
-    return list(found)
-
-
 def _read(channel: socket.socket, heard: bytes) -> tuple[list[dict[str, Any]], bytes, bool]:
     """The messages that have come, what is there of the next one, and whether the other end is open."""
     while select.select([channel], [], [], 0)[0]:
@@ -233,13 +209,14 @@ def serve(channel: socket.socket, modules: Sequence[str]) -> list[str] | None:
     """
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     serving, fresh = _Serving(channel), False
-    for module in modules:
-        if not serving.heed():
-            return None
-        try:
-            import_module(module)
-        except (Exception, SystemExit):  # the job meets it again, and says so where it belongs
-            fresh = True
+    with importing():
+        for module in modules:
+            if not serving.heed():
+                return None
+            try:
+                import_module(module)
+            except (Exception, SystemExit):  # the job meets it again, and says so where it belongs
+                fresh = True
     woken, wakes = socket.socketpair()
     woken.setblocking(False)
     wakes.setblocking(False)

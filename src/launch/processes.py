@@ -23,6 +23,7 @@ from ..runs.early_end import (
     EarlyEnd,
     forget_early_end,
     heard_early_end,
+    killed_by,
     lost_another,
     waited_in_vain,
 )
@@ -92,7 +93,7 @@ def take_part(run: RunDirectory, meeting: Meeting) -> None:
             said = heard_early_end(run)
             raise _stopped(run, said.message if said else f"stopped by {error.sigval.name}") from None
         except RendezvousError as error:
-            raise TrainingError(meeting.failed(error)) from error
+            raise TrainingError(meeting.failed(run, error)) from error
 
 
 def _cause(
@@ -100,15 +101,14 @@ def _cause(
 ) -> TapetumError:
     """What ended a run: the first process's own words, or how it died where it had none."""
     killed = [
-        (rank, signal.Signals(-failure.exitcode).name)
+        (rank, killed_by(-failure.exitcode))
         for rank, failure in sorted(error.failures.items())
         if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGTERM, signal.SIGUSR1)
     ]
     count = meeting.machines * meeting.processes_here
     if killed and (said is None or lost_another(said.message)):
-        rank, name = killed[0]
-        memory = " (by the system, where memory ran out: look at dmesg)" if name == "SIGKILL" else ""
-        return TrainingError(f"process {rank} of {count} was killed by {name}{memory}. {_go_on(run)}")
+        rank, how = killed[0]
+        return TrainingError(f"process {rank} of {count} was {how}. {_go_on(run)}")
     if said is None:
         codes = ", ".join(f"{rank}: {one.exitcode}" for rank, one in sorted(error.failures.items()))
         return TrainingError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,12 @@ def waited_in_vain(message: str) -> bool:
 def lost_another(message: str) -> bool:
     """Whether a process says no more than that another one is gone."""
     return _LOST.search(message) is not None
+
+
+def killed_by(number: int) -> str:
+    """How a process ended that a signal took, and why that may have been."""
+    memory = " (by the system, where memory ran out: look at dmesg)" if number == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(number).name}{memory}"
 
 
 class PrunedRunError(TapetumError):

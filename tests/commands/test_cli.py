@@ -38,6 +38,34 @@ def test_help_imports_nothing_heavy():
     assert done.stderr == "\n", done.stderr
 
 
+PROGRAM = """
+import atexit, threading, time
+import tapetum.commands.tiny as tiny
+from tapetum.cli import program
+def main(arguments):
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    atexit.register(print, "exit")
+    print("main")
+    return 1 // (arguments != ["0"]) + 4
+tiny.main = main
+"""
+
+
+def test_a_process_ends_in_order_although_it_takes_nothing_apart():
+    """What it says goes through a pipe, which is written at the end."""
+    words = [sys.executable, "-c", f"{PROGRAM}program(['tiny', '1'])"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (5, ["main", "thread", "exit"], "")
+
+
+def test_a_process_that_fails_shows_where_and_ends_in_order():
+    words = [sys.executable, "-c", f"{PROGRAM}program(['tiny', '0'])"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (1, ["main", "thread", "exit"])
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("ZeroDivisionError: integer division or modulo by zero\n")
+
+
 @pytest.mark.parametrize(
     ("verb", "said"),
     [

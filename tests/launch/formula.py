@@ -24,7 +24,7 @@ def auroc(config):
 
 
 class Formula:
-    """A `Place`: `ends` says for a config what metrics.json becomes, None for a job that fails."""
+    """A `Place`: `ends` says for a config what metrics.json becomes, or the exit code of a job that fails."""
 
     look_s = 0.0
 
@@ -50,9 +50,9 @@ class Job:
         self.looks -= 1
         if self.code is None and self.looks <= 0:
             self.place.open -= 1
-            if self.figures is not None:
+            self.code = self.figures if isinstance(self.figures, int) else 0
+            if not self.code:
                 write_json(self.run.metrics, self.figures)
-            self.code = 0 if self.figures is not None else 1
         return self.code
 
     def send(self, number):

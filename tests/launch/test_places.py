@@ -114,6 +114,7 @@ def test_ctrl_c_reaches_the_running_job_and_the_sweep_can_go_on(photos, tmp_path
             ["launcher=local_pool"],
             "launcher=local_pool is for the jobs of a sweep, and this is one run: type -m",
         ),
+        (["launcher.jobs=4"], "launcher.jobs=4 is for the jobs of a sweep, and this is one run: type -m"),
         (["-m", "seed=1,2", "launcher=local_pool", "launcher.jobs=0"], "launcher.jobs=0 must be at least 1"),
         (
             ["-m", "seed=1,2", "+launcher.qos=high"],
@@ -207,6 +208,8 @@ def test_a_pool_gives_each_job_gpus_of_its_own(tmp_path, monkeypatch):
             time.sleep(0.01)
     with pytest.raises(ConfigError, match=r"\[0, 1\] names devices, and a pool gives them out"):
         pool.start(made[3], None, config([0, 1]))
+    with pytest.raises(ConfigError, match=r"=0,1 names devices, .*: type trainer.devices=2$"):
+        pool.start(made[3], None, config("0,1"))
     fourth = pool.start(made[3], None, config(4))
     assert fourth.gpus == ["3", "5", "7"]  # the job itself says that there are no more
     fourth.send(signal.SIGKILL)

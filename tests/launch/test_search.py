@@ -76,20 +76,21 @@ def test_a_job_that_had_finished_when_its_sweep_was_killed_is_not_run_again(tmp_
 
 
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path, capsys):
-    ends = iter([None, {"best/val/auroc": math.nan}, {}, {"best/val/auroc": 0.7}])
-    source = search(tmp_path / "s", trials=4)
+    ends = iter([1, -9, {"best/val/auroc": math.nan}, {}, {"best/val/auroc": 0.7}])
+    source = search(tmp_path / "s", trials=5)
     run(source, tmp_path / "s", Formula(lambda config: next(ends)))
-    assert states(source) == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert states(source) == ["FAIL", "FAIL", "FAIL", "FAIL", "COMPLETE"]
     said = capsys.readouterr().out
     assert "trial 0 counts as failed: it ended with exit code 1" in said
-    assert "trial 1 counts as failed: best/val/auroc is NaN" in said
-    assert "trial 2 counts as failed: best/val/auroc is not among its figures" in said
-    assert source.best()[0] == "found   val/auroc 0.7 in s/3"
+    assert "trial 1 counts as failed: it was killed by SIGKILL (by the system, where memory ran out" in said
+    assert "trial 2 counts as failed: best/val/auroc is NaN" in said
+    assert "trial 3 counts as failed: best/val/auroc is not among its figures" in said
+    assert source.best()[0] == "found   val/auroc 0.7 in s/4"
 
 
 def test_a_search_without_a_finished_trial_has_no_best_one(tmp_path):
     source = search(tmp_path / "s", trials=1)
-    run(source, tmp_path / "s", Formula(lambda config: None))
+    run(source, tmp_path / "s", Formula(lambda config: 1))
     assert source.best() == ["no trial has finished, so that there is no best one"]
 
 

@@ -108,7 +108,7 @@ def _cause(
     count = meeting.machines * meeting.processes_here
     if killed and (said is None or lost_another(said.message)):
         rank, how = killed[0]
-        return TrainingError(f"process {rank} of {count} was {how}. {_go_on(run)}")
+        return TrainingError(f"process {rank} of {count} {how}. {_go_on(run)}")
     if said is None:
         codes = ", ".join(f"{rank}: {one.exitcode}" for rank, one in sorted(error.failures.items()))
         return TrainingError(

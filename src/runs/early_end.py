@@ -52,7 +52,7 @@ def lost_another(message: str) -> bool:
 def killed_by(number: int) -> str:
     """How a process ended that a signal took, and why that may have been."""
     memory = " (by the system, where memory ran out: look at dmesg)" if number == signal.SIGKILL else ""
-    return f"killed by {signal.Signals(number).name}{memory}"
+    return f"was killed by {signal.Signals(number).name}{memory}"
 
 
 class PrunedRunError(TapetumError):

@@ -46,12 +46,26 @@ def program(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception:
         sys.excepthook(*sys.exc_info())
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
+    with suppress(KeyboardInterrupt):
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does
     atexit._run_exitfuncs()
+    os._exit(code if _flushed() else code or 1)
+
+
+def _flushed() -> bool:
+    """Whether all that was said could be written; a reader that is gone does not want it."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        if stream is None or stream.closed:
+            continue
+        try:
             stream.flush()
-    os._exit(code)
+        except BrokenPipeError:
+            continue
+        except OSError as error:
+            with suppress(OSError):
+                os.write(2, f"error: the output could not be written: {error}\n".encode())
+            return False
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ _DECISION = "model.decision."
 
 def main(arguments: Sequence[str]) -> int:
     """Judge a run and print a table with the verdict; 0 where it passes, 1 where it fails."""
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from .predict import key_of, parted
 
     paths, words = parted(arguments, _USAGE)
@@ -57,14 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     ]
     if near:
         raise ConfigError(near)
-    load()
-    found, _ = accept_run(
-        paths[0],
-        overrides,
-        accuracy=_number("target_accuracy", given.get("target_accuracy")),
-        seconds=_number("target_seconds", given.get("target_seconds")),
-        classes=_names(given["classes"]) if "classes" in given else None,
-    )
+    accuracy = _number("target_accuracy", given.get("target_accuracy"))
+    seconds = _number("target_seconds", given.get("target_seconds"))
+    classes = _names(given["classes"]) if "classes" in given else None
+    load_libraries()
+    found, _ = accept_run(paths[0], overrides, accuracy=accuracy, seconds=seconds, classes=classes)
     return 0 if found.passed else 1
 
 

@@ -40,9 +40,9 @@ def explain(composed: Composed) -> dict[str, Any]:
     Raises ConfigError with all problems of both phases.
     """
     check_config(composed, need_files=False)
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
 
-    load()
+    load_libraries()
     from ..images.geometry import with_geometry
     from ..indexes.walk import MissingFolder
     from ..launch.world import world_size

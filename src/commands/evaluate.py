@@ -60,12 +60,12 @@ def evaluate_run(run: str, overrides: Sequence[str] = ()) -> Path:
     `paths.…`, keys that say how the run answers (`model.generation.…`), and `allow_targets=[…]`, which a
     checkpoint can't bring along.
     """
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from ..runs.directory import open_run
 
     own = open_run(run)
     other = named_by(overrides, "evaluate RUN takes", task=own.read_config()["task"])
-    load()
+    load_libraries()
     import torch
 
     from ..runs.loading import load_module
@@ -167,12 +167,12 @@ def _of_own_data(overrides: Sequence[str]) -> list[str]:
 
 def evaluate_weights(overrides: Sequence[str]) -> Path:
     """A network with given weights, or one that needs no training, on a data set; the new directory."""
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from ..runs.directory import stamp
 
     composed = compose(overrides)
     check_config(composed)
-    load()
+    load_libraries()
     from .weights import module_as_given
 
     config = composed.config

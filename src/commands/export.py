@@ -26,10 +26,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"merge={given['merge']}: true (one model) or false (the adapter alone)")
     allow = [one.strip() for one in given.get("allow_targets", "").strip("[]").split(",") if one.strip()]
 
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from .console import console
 
-    load()
+    load_libraries()
     place = export(paths[0], paths[1], merge=merge == "true", allow_targets=allow)
     console.print(f"written {place}", highlight=False, soft_wrap=True)
     for line in [*_loads_it(place, merge == "true"), *_lacks(place)]:

@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
             f"{of_data[0]} and {inputs[0]}: a gallery is of a data set or of images that are named: {_USAGE}"
         )
 
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
 
-    load()
+    load_libraries()
     from ..inference.files import list_unreadable
     from ..inference.gallery import Gallery, check_gallery, sha256, write_gallery
     from ..runs.loading import checkpoint_file

@@ -50,12 +50,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from ..inference.inputs import find_images
     from ..inference.output import check_output
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from .console import console
 
     check_output(output)
     images = find_images(inputs)
-    load()
+    load_libraries()
     from .memory import explained
 
     predictor = from_weights(overrides) if run is None else from_run(run, overrides)

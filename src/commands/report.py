@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the report and print its path; the exit code."""
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
     from .console import console
 
     if not arguments:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(
             f"given more than once, shown once: {', '.join(twice)}", highlight=False, soft_wrap=True
         )
-    load()
+    load_libraries()
     sweep = len(directories) == 1 and (directories[0] / "sweep.yaml").is_file()
     if len(runs) == 1 and not sweep:
         from ..runs.directory import open_run

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [word for word in words if key_of(word) not in given]
     k = _count(given.get("k", "5"))
 
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
 
-    load()
+    load_libraries()
     from ..inference.embedder import vectors_of
     from ..inference.files import list_unreadable
     from ..inference.gallery import read_gallery

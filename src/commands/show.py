@@ -114,9 +114,9 @@ def _show(
 ) -> Path:
     config = {**composed.config, "weights": None, "resume": None}
     check_config(Composed(config, composed.choices), need_files=False)
-    from ..launch.libraries import load
+    from ..launch.libraries import load_libraries
 
-    load()
+    load_libraries()
     from ..reports.samples import SamplesPage, augment_steps, geometry_steps, write_samples
     from ..runs.building import build_datamodule, build_index, build_module, build_network_on_meta
     from ..runs.directory import stamp

@@ -19,6 +19,8 @@ def sweep(arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
 
+    from ..launch.libraries import load_libraries
+
     multirun = is_multirun(arguments)
     flags, words = split(arguments)
     if multirun and len(flags) > 1:
@@ -26,6 +28,7 @@ def sweep(arguments: Sequence[str]) -> int:
     overrides = prepare(words, multirun=multirun)
     directory = None
     if multirun:
+        load_libraries()
         overrides, directory = _directory(overrides)
         escaped = str(directory).replace("'", "\\'")
         overrides.append(f"hydra.sweep.dir='{escaped}'")

@@ -50,7 +50,7 @@ def _check_alone(composed: Composed, overrides: Sequence[str]) -> None:
     """ConfigError for a launcher that a single run does not use; a search's settings are told of."""
     launcher = composed.choices.get("launcher", "sequential")
     unused = [f"launcher={launcher}"] if launcher != "sequential" else []
-    unused += [word for word in overrides if word.startswith("launcher.")]
+    unused += [word for word in overrides if word.lstrip("+~").startswith("launcher.")]
     if unused:
         raise ConfigError(
             f"{unused[0]} is for the jobs of a sweep, and this is one run: type -m {' '.join(unused)}, which "
@@ -65,12 +65,13 @@ def train(composed: Composed, *, command: str = "") -> float | None:
 
     Raises TapetumError for everything that a user can mend.
     """
-    from ..launch.libraries import HEAVY, libraries_of, load
+    from ..launch.libraries import HEAVY, importing, libraries_of, load_libraries
     from ..launch.world import check_started_once, world_size
 
     check_started_once()
-    alone = world_size(composed.config["trainer"]) == 1
-    load(libraries_of(composed.config) if alone else HEAVY)
+    with importing():
+        alone = world_size(composed.config["trainer"]) == 1
+        load_libraries(libraries_of(composed.config) if alone else HEAVY)
     from ..runs.directory import RunDirectory, create_run
     from ..runs.lock import held
     from ..runs.resume import find_resumed
@@ -117,14 +118,18 @@ def launch(
 
     Raises PrunedRunError where a search gave the run up.
     """
+    from ..launch.libraries import importing, libraries_of, load_libraries
     from ..launch.world import world_size
-    from ..runs.early_end import PrunedRunError
-    from ..runs.logs import failure_in
 
-    if world_size(config["trainer"]) == 1:
+    with importing():
+        alone = world_size(config["trainer"]) == 1
+        if alone:
+            load_libraries(libraries_of(config))
+        from ..launch.processes import run_processes
+        from ..runs.early_end import PrunedRunError
+        from ..runs.logs import failure_in
+    if alone:
         return execute(run, config, checkpoint=checkpoint, checked=checked)
-    from ..launch.processes import run_processes
-
     with failure_in(run.log):
         run_processes(run, config["trainer"], checkpoint)
     if run.pruned.is_file():
@@ -140,10 +145,10 @@ def execute(
     checked: Preflight | None = None,
 ) -> float | None:
     """Run what a run directory's config says, in this process; the best monitored value."""
-    from ..launch.libraries import libraries_of, load
+    from ..launch.libraries import libraries_of, load_libraries
 
+    load_libraries(libraries_of(config))
     began = time.perf_counter()
-    load(libraries_of(config))
     from ..runs.directory import write_json
     from ..runs.environment import environment
     from ..runs.logs import logging_to

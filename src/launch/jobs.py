@@ -183,8 +183,8 @@ def _outcome(one: _Started, code: int) -> Outcome:
         return Outcome(one.job, one.run, "pruned", seconds, math.nan)
     if code == 0:
         return Outcome(one.job, one.run, "finished", seconds, monitored(one.run))
-    died = f"it ended with exit code {code}" if code >= 0 else f"it {killed_by(-code)}"
-    reason = ending(one.run).reason or died
+    died = f"ended with exit code {code}" if code >= 0 else killed_by(-code)
+    reason = ending(one.run).reason or f"it {died}"
     status: Status = "interrupted" if code in _INTERRUPTED else "failed"
     return Outcome(one.job, one.run, status, seconds, math.nan, reason)
 

@@ -1,8 +1,7 @@
 """The libraries that a command needs, imported at once while Python's collector of garbage rests.
 
 torch, Lightning and what they import make half a million objects that live as long as the process. The
-collector walks through them again and again while they come, and once more at the end: a fifth of the time
-to import them, and four fifths of the time to end.
+collector walks through them again and again while they come, which is a fifth of the time to import them.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def libraries_of(config: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def load(modules: Sequence[str] = HEAVY) -> None:
+def load_libraries(modules: Sequence[str] = HEAVY) -> None:
     """Import modules, and leave it to who uses them to say why one of ours can't be imported."""
     with importing():
         for module in modules:

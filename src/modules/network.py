@@ -63,6 +63,7 @@ class NetworkModule(lightning.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._sums_of_epoch = -1
+        self._monitored: float | None = None
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
 
@@ -200,8 +201,9 @@ class NetworkModule(lightning.LightningModule):
         that goes on from there would lower its rate later than one that was never stopped.
         """
         every = self.trainer.check_val_every_n_epoch or 1
-        value = self.trainer.callback_metrics.get(self.monitor)
-        if value is None or (self.current_epoch + 1) % every:
+        value = self.trainer.callback_metrics.get(self.monitor, self._monitored)
+        whole = self.trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        if value is None or not whole or (self.current_epoch + 1) % every:
             return
         for described in self.trainer.lr_scheduler_configs:
             if isinstance(described.scheduler, ReduceLROnPlateau):
@@ -236,6 +238,9 @@ class NetworkModule(lightning.LightningModule):
         self.flush()
         self._check_finite(checkpoint["state_dict"])
         checkpoint["epoch_sums"] = {**self.buffer.state_dict(), "epoch": self._sums_of_epoch}
+        if self._trainer is not None:
+            monitored = self.trainer.callback_metrics.get(self.monitor, self._monitored)
+            checkpoint["monitored"] = None if monitored is None else float(monitored)
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         for weights in _weights_in(checkpoint):
             for name in elsewhere - self.stored_here:
@@ -245,6 +250,7 @@ class NetworkModule(lightning.LightningModule):
         """Take the sums of an interrupted epoch up, and frozen weights from where they were loaded."""
         self.buffer.load_state_dict(checkpoint["epoch_sums"])
         self._sums_of_epoch = checkpoint["epoch_sums"]["epoch"]
+        self._monitored = checkpoint.get("monitored")
         elsewhere: frozenset[str] = getattr(self.net, "stored_elsewhere", frozenset)()
         # What a checkpoint holds although it is stored elsewhere differs from there, and is kept further on.
         self.stored_here |= {name for name in elsewhere if f"net.{name}" in checkpoint["state_dict"]}

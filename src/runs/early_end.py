@@ -52,7 +52,8 @@ def lost_another(message: str) -> bool:
 def killed_by(number: int) -> str:
     """How a process ended that a signal took, and why that may have been."""
     memory = " (by the system, where memory ran out: look at dmesg)" if number == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(number).name}{memory}"
+    known = {one.value: one.name for one in signal.Signals}  # there are those without a name
+    return f"was killed by {known.get(number, f'signal {number}')}{memory}"
 
 
 class PrunedRunError(TapetumError):

@@ -56,7 +56,9 @@ class GeneratorState(Callback):
         self._states: dict[str, torch.Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """uint8 tensors, one a generator."""
+        """uint8 tensors, one a generator; those that a run goes on with, as long as it has drawn nothing."""
+        if self._states is not None:
+            return self._states
         states = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             states["cuda"] = torch.cuda.get_rng_state()
@@ -83,8 +85,15 @@ class DueValidation(Callback):
 
     Lightning takes the validation for done when it restarts from such a checkpoint, so that a run that was
     cut there would lose the epoch's figures, its best weights and its part in early stopping. What is
-    written is therefore what Lightning writes in the middle of a validation, which it begins again.
+    written is therefore what Lightning writes in the middle of a validation, which it begins again. Where
+    nothing is trained any more (trainer.max_steps is reached) it begins nothing, and where a clock decides
+    (trainer.val_check_interval as a time) nobody knows what comes.
     """
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning's hook: the count in which the middle of a validation was written is right again."""
+        total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        total.ready = total.started = total.completed
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -93,7 +102,11 @@ class DueValidation(Callback):
         loop: Any = trainer.fit_loop.epoch_loop
         steps = loop.batch_progress.current
         behind_a_step = steps.completed == steps.processed - 1
-        if not behind_a_step or not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        counted = trainer._val_check_time_interval is None and not trainer.should_stop  # type: ignore[attr-defined]
+        goes_on = trainer.max_steps == -1 or trainer.global_step < trainer.max_steps
+        if not (behind_a_step and counted and goes_on):
+            return
+        if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             return
         loops = checkpoint["loops"]["fit_loop"]
         for name in ("total", "current"):

@@ -62,14 +62,14 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning's hook."""
         total = self._training + self._waiting
-        module.log_dict(
-            {
-                "speed/images_per_second": self._images * trainer.world_size / total if total else 0.0,
-                "speed/data_wait": self._waiting / total if total else 0.0,
-                "speed/epoch_seconds": time.perf_counter() - self._epoch_began,
-                "memory/peak_gb": peak_memory_gb(),
-            }
-        )
+        figures = {
+            "speed/epoch_seconds": time.perf_counter() - self._epoch_began,
+            "memory/peak_gb": peak_memory_gb(),
+        }
+        if total:  # else the run was resumed behind the epoch's last step
+            figures["speed/images_per_second"] = self._images * trainer.world_size / total
+            figures["speed/data_wait"] = self._waiting / total
+        module.log_dict(figures)
 
 
 def peak_memory_gb() -> float:

@@ -13,7 +13,7 @@ from tapetum.runs.directory import RunDirectory
 from tapetum.runs.history import read_history
 from tapetum.runs.lock import held
 
-from commands.experiments import PLAIN, run, runs, tiny, train
+from commands.experiments import run, runs, tiny, train
 from layouts import make_folder, make_image
 
 
@@ -66,24 +66,33 @@ def test_the_seconds_of_a_run_that_goes_on_are_those_of_the_whole_run(folder, co
     assert before["seconds"] < seconds < before["seconds"] + 600
 
 
-@pytest.mark.parametrize("interval", [6, 3])
-def test_a_run_cut_in_a_validation_validates_again_and_is_the_run_that_was_not_cut(
-    folder, tmp_path, monkeypatch, interval
+@pytest.mark.parametrize(
+    ("interval", "checkpoint", "cuts"),
+    [
+        (6, 3, ["12 validation", "18 training", "27 training"]),
+        (3, 3, ["9 validation", "18 training", "27 training"]),
+        (4, 11, ["11 training"]),
+    ],
+    ids=["at the end", "in the middle too", "behind the last of an epoch"],
+)
+def test_a_run_cut_around_a_validation_is_the_run_that_was_not_cut(
+    folder, tmp_path, monkeypatch, interval, checkpoint, cuts
 ):
-    """Of six steps an epoch: the checkpoint it goes on from is behind the step that the validation follows.
+    """Of six steps an epoch; 9 and 12: what it goes on from is behind a step that a validation follows.
 
-    Then it is cut once more, to go on from the end of an epoch, which is when a plateau lowers its rate.
+    18: it goes on from the end of an epoch, which is when a plateau lowers its rate. Its network has dropout.
     """
 
     def words(outputs):
         return tiny(
-            folder, outputs, *PLAIN, "trainer.max_epochs=5", f"trainer.val_check_interval={interval}",
-            "callbacks.checkpoint.every_n_steps=3", "scheduler=plateau", "scheduler.patience=0",
-            "scheduler.factor=0.5", "optimizer.lr=1", "train.monitor=val/loss", "train.mode=min",
-            "callbacks.early_stopping.patience=20", "+callbacks.cut._target_=own_parts.RaiseAfter",
+            folder, outputs, "trainer.max_epochs=5", f"trainer.val_check_interval={interval}",
+            f"callbacks.checkpoint.every_n_steps={checkpoint}", "scheduler=plateau", "scheduler.patience=0",
+            "scheduler.factor=0.5", "optimizer.lr=0.1", "train.monitor=val/accuracy",
+            "callbacks.early_stopping.patience=20", "allow_targets=[own_parts]",
+            "+callbacks.cut._target_=own_parts.RaiseAfter",
         )  # fmt: skip
 
-    for number, cut_after in enumerate((f"{6 + interval} validation", "18 training", "27 training")):
+    for number, cut_after in enumerate(cuts):
         monkeypatch.setenv("AFTER", cut_after)
         assert run("train", *words(tmp_path / "cut"), *(["resume=auto"] if number else [])) == 1
     monkeypatch.setenv("AFTER", "never")
@@ -102,9 +111,31 @@ def test_a_run_cut_in_a_validation_validates_again_and_is_the_run_that_was_not_c
     assert len({row["lr/head"] for row in expected if "lr/head" in row}) > 1
     assert reached == expected
     assert sum("val/loss" in row for row in reached) == 5 * (6 // interval)
-    seconds = [row["speed/epoch_seconds"] for row in read_history(cut / "metrics.csv") if "train/loss" in row]
-    assert len(seconds) == 5
-    assert max(seconds) < 60
+    for name in ("last", "best"):
+        mine, its = (read_checkpoint(made / "checkpoints" / f"{name}.ckpt") for made in (cut, straight))
+        assert all(torch.equal(mine["state_dict"][key], value) for key, value in its["state_dict"].items())
+        validated = mine["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+        assert validated["ready"] == validated["started"] == validated["completed"]
+    epochs = [row for row in read_history(cut / "metrics.csv") if "train/loss" in row]
+    assert len(epochs) == 5
+    assert max(row["speed/epoch_seconds"] for row in epochs) < 60
+    assert all(row.get("speed/images_per_second") != 0 for row in epochs)
+
+
+def test_a_run_cut_in_the_validation_behind_its_last_step_keeps_what_it_logged(folder, tmp_path, monkeypatch):
+    """Nothing is trained any more, and Lightning validates nothing then."""
+    words = tiny(
+        folder, tmp_path, "trainer.max_epochs=-1", "trainer.max_steps=6", "scheduler=constant",
+        "callbacks.checkpoint.every_n_steps=3", "allow_targets=[own_parts]",
+        "+callbacks.cut._target_=own_parts.RaiseAfter",
+    )  # fmt: skip
+    monkeypatch.setenv("AFTER", "6 validation")
+    assert run("train", *words) == 1
+    (made,) = runs(tmp_path)
+    before = read_history(made / "metrics.csv")
+    monkeypatch.setenv("AFTER", "never")
+    assert run("train", *words, "resume=auto") == 0
+    assert read_history(made / "metrics.csv")[: len(before)] == before
 
 
 def test_a_run_that_is_in_use_is_neither_resumed_nor_changed(folder, copied, capsys):

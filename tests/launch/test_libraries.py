@@ -7,18 +7,18 @@ import subprocess
 import sys
 
 from tapetum.config.compose import compose
-from tapetum.launch.libraries import importing, libraries_of, load
+from tapetum.launch.libraries import importing, libraries_of, load_libraries
 
 COUNTED = """
 import gc, sys
-from tapetum.launch.libraries import importing, load
+from tapetum.launch.libraries import importing, load_libraries
 with importing():
     print(gc.isenabled())
     import colorsys
 print(gc.isenabled(), gc.get_freeze_count() > 1000)
-load(["tapetum.nowhere", "colorsys"])
+load_libraries(["tapetum.nowhere", "colorsys"])
 try:
-    load(["nowhere"])
+    load_libraries(["nowhere"])
 except ModuleNotFoundError as error:
     print(error)
 print(gc.isenabled(), "torch" in sys.modules)
@@ -36,7 +36,7 @@ def test_a_process_that_has_torch_keeps_its_collector():
     before = gc.get_freeze_count()
     with importing():
         assert gc.isenabled()
-    load(["tapetum.errors"])
+    load_libraries(["tapetum.errors"])
     assert gc.get_freeze_count() == before
 
 

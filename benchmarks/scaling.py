@@ -197,10 +197,8 @@ def _import_s() -> float:
     """Seconds from a process's start until what every job imports is there."""
     began = time.time()
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-    return (
-        float(next(line for line in done.stdout.splitlines() if line.startswith("IMPORTED")).split()[1])
-        - began
-    )
+    there = next(line for line in done.stdout.splitlines() if line.startswith("IMPORTED"))
+    return float(there.split()[1]) - began
 
 
 if __name__ == "__main__":

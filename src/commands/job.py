@@ -49,6 +49,9 @@ def _one_of_several(run: RunDirectory, config: Mapping[str, Any], checkpoint: Pa
     Only the first to fail has something to say, the others have lost it. What explains itself is told by
     the starting process; anything else ends here with its traceback.
     """
+    from ..launch.libraries import libraries_of, load_libraries
+
+    load_libraries(libraries_of(config))
     from ..runs.early_end import EarlyEnd, PrunedRunError, lost_another, say_early_end, waited_in_vain
     from ..runs.interrupt import InterruptedRunError
     from .train import execute

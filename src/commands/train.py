@@ -145,9 +145,6 @@ def execute(
     checked: Preflight | None = None,
 ) -> float | None:
     """Run what a run directory's config says, in this process; the best monitored value."""
-    from ..launch.libraries import libraries_of, load_libraries
-
-    load_libraries(libraries_of(config))
     began = time.perf_counter()
     from ..runs.directory import write_json
     from ..runs.environment import environment

@@ -200,14 +200,16 @@ class NetworkModule(lightning.LightningModule):
         Lightning steps it behind the epoch's checkpoint, and not at all in an epoch that it resumed: a run
         that goes on from there would lower its rate later than one that was never stopped.
         """
+        found = [described.scheduler for described in self.trainer.lr_scheduler_configs]
+        plateaus = [one for one in found if isinstance(one, ReduceLROnPlateau)]
         every = self.trainer.check_val_every_n_epoch or 1
-        value = self.trainer.callback_metrics.get(self.monitor, self._monitored)
         whole = self.trainer.fit_loop.epoch_loop._num_ready_batches_reached()
-        if value is None or not whole or (self.current_epoch + 1) % every:
+        if not plateaus or not whole or (self.current_epoch + 1) % every:
             return
-        for described in self.trainer.lr_scheduler_configs:
-            if isinstance(described.scheduler, ReduceLROnPlateau):
-                described.scheduler.step(value)
+        value = self.trainer.callback_metrics.get(self.monitor, self._monitored)
+        if value is not None:
+            for plateau in plateaus:
+                plateau.step(float(value))
 
     def _horizon(self) -> Horizon:
         """How long the schedule will be.

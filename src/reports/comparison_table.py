@@ -52,16 +52,11 @@ def comparison_table(found: Comparison, width: int = 120) -> Table:
         names = ["", group.label] if found.differing else [""]
         table.add_row(*(Text(cell, style="bold") for cell in (*names, f"n={group.count}", *cells)))
     caption = f"* {found.monitor} chose the checkpoints; the test figures chose nothing"
-    left = len(found.metrics) - len(shown)
-    table.caption = (
-        caption
-        + ("; seeds: mean ± standard deviation" if several else "")
-        + (
-            f"; {left} more {'figure needs' if left == 1 else 'figures need'} a wider terminal"
-            if left
-            else ""
-        )
-    )
+    if several:
+        caption += "; seeds: mean ± standard deviation"
+    if left := len(found.metrics) - len(shown):
+        caption += f"; a wider terminal shows {left} more"
+    table.caption = caption
     table.caption_justify = "left"
     return table
 

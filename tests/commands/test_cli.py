@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tapetum.cli import VERBS, main
@@ -56,6 +57,15 @@ def test_a_process_ends_in_order_although_it_takes_nothing_apart():
     words = [sys.executable, "-c", f"{PROGRAM}program(['tiny', '1'])"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split(), done.stderr) == (5, ["main", "thread", "exit"], "")
+
+
+def test_output_that_could_not_be_written_is_an_error():
+    with Path("/dev/full").open("w") as full:
+        said = "import tapetum.commands.tiny as tiny; tiny.main = lambda arguments: print('written') or 0;"
+        words = [sys.executable, "-c", f"{said} from tapetum.cli import program; program(['tiny'])"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the output could not be written: ")
 
 
 def test_a_process_that_fails_shows_where_and_ends_in_order():

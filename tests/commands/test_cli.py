@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -63,7 +64,10 @@ def test_output_that_could_not_be_written_is_an_error():
     with Path("/dev/full").open("w") as full:
         said = "import tapetum.commands.tiny as tiny; tiny.main = lambda arguments: print('written') or 0;"
         words = [sys.executable, "-c", f"{said} from tapetum.cli import program; program(['tiny'])"]
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that it is written at the end
+        done = subprocess.run(
+            words, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output could not be written: ")
 
